@@ -1,0 +1,180 @@
+"""The commands that look at or change records: keys, webhook clients, people, deliveries, the schema."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bot.cli.runner import in_database, run, settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+key = typer.Typer(no_args_is_help=True, help="API keys for programs.")
+client = typer.Typer(no_args_is_help=True, help="Webhook clients.")
+telegram = typer.Typer(no_args_is_help=True, help="Who may talk to the bot on Telegram.")
+outbox = typer.Typer(no_args_is_help=True, help="What is being sent, and what could not be.")
+db = typer.Typer(no_args_is_help=True, help="The database's schema.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+UserId = Annotated[int, typer.Argument(metavar="ID", show_default=False, help="The numeric id that the bot tells strangers.")]
+
+
+class Scope(StrEnum):
+    """What a key may call: /v1, /webhooks, or everything."""
+
+    chat = "chat"
+    webhook = "webhook"
+    admin = "admin"
+
+
+@key.command("new")
+def key_new(name: Name, scope: Annotated[Scope, typer.Option(help="What it may call.")] = Scope.chat) -> None:
+    """Make a key and print it, alone on the last line. It is shown only once."""
+    from bot.conversation import now
+    from storage import keys
+
+    async def make(session: "AsyncSession") -> str:
+        return await keys.create_key(session, name, scope.value, now=now())
+
+    typer.echo(in_database(make))
+
+
+@key.command("list")
+def key_list() -> None:
+    """All keys, without their secrets."""
+    from storage import keys
+
+    for row in in_database(keys.list_keys):
+        state = f"revoked {row.revoked_at:%Y-%m-%d}" if row.revoked_at else "valid"
+        typer.echo(f"{row.name:<20}  {row.prefix}…  {row.scope:<8}  {state}")
+
+
+@key.command("revoke")
+def key_revoke(name: Name) -> None:
+    """End a key."""
+    from bot.conversation import now
+    from storage import keys
+
+    in_database(lambda session: keys.revoke_key(session, name, now()))
+    typer.echo(f"The key {name} is revoked.")
+
+
+@client.command("new")
+def client_new(
+    name: Name, callback_url: Annotated[str, typer.Option(help="Where signed replies are posted.")] = ""
+) -> None:
+    """Make a webhook client; prints its name, key and secret as one JSON object. They are shown only once."""
+    import msgspec
+
+    from bot.conversation import now
+    from storage import clients
+
+    made = in_database(lambda session: clients.create_client(session, name, callback_url or None, now()))
+    typer.echo(msgspec.json.encode(made).decode())
+
+
+@client.command("list")
+def client_list() -> None:
+    """All webhook clients."""
+    from storage import clients
+
+    for row in in_database(clients.list_clients):
+        typer.echo(f"{row.name:<20}  {'disabled' if row.disabled else 'enabled':<8}  {row.callback_url or '-'}")
+
+
+@client.command("rotate")
+def client_rotate(name: Name) -> None:
+    """Give a client a new key and secret; prints them as one JSON object."""
+    import msgspec
+
+    from bot.conversation import now
+    from storage import clients
+
+    typer.echo(msgspec.json.encode(in_database(lambda session: clients.rotate(session, name, now()))).decode())
+
+
+@client.command("disable")
+def client_disable(name: Name) -> None:
+    """Refuse a client's messages."""
+    _set_disabled(name, disabled=True)
+
+
+@client.command("enable")
+def client_enable(name: Name) -> None:
+    """Take a client's messages again."""
+    _set_disabled(name, disabled=False)
+
+
+def _set_disabled(name: str, *, disabled: bool) -> None:
+    from bot.conversation import now
+    from storage import clients
+
+    in_database(lambda session: clients.set_disabled(session, name, disabled=disabled, now=now()))
+    typer.echo(f"{name} is {'disabled' if disabled else 'enabled'}.")
+
+
+@telegram.command("allow")
+def telegram_allow(user: UserId) -> None:
+    """Let somebody in."""
+    _set_person(user, allowed=True)
+
+
+@telegram.command("deny")
+def telegram_deny(user: UserId) -> None:
+    """Shut somebody out."""
+    _set_person(user, allowed=False)
+
+
+def _set_person(user: int, *, allowed: bool) -> None:
+    from bot.conversation import now
+    from storage import people
+
+    in_database(lambda session: people.set_telegram_user(session, user, allowed=allowed, now=now()))
+    typer.echo(f"{user} may {'talk' if allowed else 'no longer talk'} to the bot.")
+
+
+@outbox.command("list")
+def outbox_list() -> None:
+    """Deliveries that are not done: waiting, uncertain, or given up."""
+    from storage import outbox as rows
+
+    for row in in_database(rows.unfinished):
+        typer.echo(f"{row.public_id}  {row.state:<9}  {row.channel}:{row.lane}  tries {row.attempts}  {row.error or ''}")
+
+
+@outbox.command("replay")
+def outbox_replay(delivery: Annotated[str, typer.Argument(metavar="ID", show_default=False)]) -> None:
+    """Send a delivery once more, though it may have arrived."""
+    from bot.conversation import now
+    from storage import outbox as rows
+
+    in_database(lambda session: rows.replay(session, delivery, now()))
+    typer.echo(f"{delivery} will be sent again.")
+
+
+@db.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the database to this version's schema (`serve` does it by itself)."""
+    from bot.app import opened_database
+
+    async def upgrade() -> None:
+        async with opened_database(settings()):
+            pass
+
+    run(upgrade())
+    typer.echo("The database is up to date.")
+
+
+@db.command("check")
+def db_check() -> None:
+    """Tell whether the database fits this version; changes nothing."""
+    from storage import migrations
+    from storage.database import Database
+
+    async def check() -> None:
+        async with Database(settings().database_url) as database:
+            await migrations.check(database)
+
+    run(check())
+    typer.echo("The database is up to date.")

@@ -1,0 +1,124 @@
+"""The outbox: what must be sent goes out in order within a lane, and one lane never waits for another.
+
+A sender says how a try ended. What may have arrived is never repeated blindly: it is marked uncertain, and an
+operator may replay it.
+"""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from bot.conversation import now
+from bot.errors import DswbotError
+from storage import outbox
+from storage.database import Database
+from storage.errors import StorageError
+from storage.outbox import Delivery
+
+log = structlog.get_logger()
+
+POLL = 1.0  # seconds after which the outbox is looked at without being woken
+BATCH = 32
+RETRY_SECONDS = (1, 5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)  # then it is given up
+
+
+class TryLater(DswbotError):
+    """It certainly did not arrive; `after` seconds from now it may."""
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Undeliverable(DswbotError):
+    """It will never arrive."""
+
+
+class Uncertain(DswbotError):
+    """It may have arrived."""
+
+
+class Sender(Protocol):
+    """One way out of the house."""
+
+    async def send(self, delivery: Delivery) -> str | None:
+        """Sends once; returns the receiver's reference. Raises TryLater, Undeliverable or Uncertain."""
+
+    def repeatable(self, delivery: Delivery) -> bool:
+        """Whether sending it twice does no harm."""
+
+
+class Deliveries:
+    """Empties the outbox. `run` is the loop; one a process."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._wake = asyncio.Event()
+        self.senders: dict[str, Sender] = {}
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Sends until it is cancelled."""
+        await self._recover()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                for delivery in await self._due():
+                    group.create_task(self._send(delivery), name=f"deliver {delivery.public_id}")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), POLL)
+
+    async def _recover(self) -> None:
+        """Decides about what the last process was sending when it died."""
+        async with self._db.write() as session:
+            for delivery in await outbox.recover(session):
+                sender = self.senders.get(delivery.channel)
+                if sender and sender.repeatable(delivery):
+                    await outbox.mark_retry(session, delivery.id, now(), "the service stopped while sending")
+                else:
+                    await outbox.mark_uncertain(session, delivery.id, "the service stopped while sending")
+                    log.error("a delivery may or may not have arrived", delivery=delivery.public_id)
+
+    async def _due(self) -> list[Delivery]:
+        try:
+            async with self._db.write() as session:
+                return await outbox.claim_due(session, now(), BATCH)
+        except StorageError as error:
+            log.error("the outbox can't be read; trying again", reason=str(error))
+            return []
+
+    async def _send(self, delivery: Delivery) -> None:
+        """One try, and what it leads to."""
+        sender = self.senders.get(delivery.channel)
+        try:
+            if sender is None:
+                raise TryLater(f"the channel {delivery.channel} is not configured")
+            reference = await sender.send(delivery)
+        except TryLater as error:
+            await self._later(delivery, error)
+        except Undeliverable as error:
+            log.error("a delivery was refused for good", delivery=delivery.public_id, reason=str(error))
+            async with self._db.write() as session:
+                await outbox.mark_dead(session, delivery.id, str(error))
+        except Uncertain as error:
+            log.error("a delivery may or may not have arrived", delivery=delivery.public_id, reason=str(error))
+            async with self._db.write() as session:
+                await outbox.mark_uncertain(session, delivery.id, str(error))
+        else:
+            async with self._db.write() as session:
+                await outbox.mark_sent(session, delivery.id, reference, now())
+        self._wake.set()  # the next of its lane
+
+    async def _later(self, delivery: Delivery, error: TryLater) -> None:
+        async with self._db.write() as session:
+            if delivery.attempts > len(RETRY_SECONDS):
+                await outbox.mark_dead(session, delivery.id, str(error))
+                return
+            wait = error.after if error.after is not None else RETRY_SECONDS[delivery.attempts - 1]
+            await outbox.mark_retry(session, delivery.id, now() + timedelta(seconds=wait), str(error))
+        log.warning("a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error))

@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's API, webhooks, and how the service is. Handlers parse, authorise, call and serialise."""

@@ -1,0 +1,44 @@
+"""Who is calling: API keys with scopes. Nothing is served to somebody unknown."""
+
+from aiohttp import web
+
+from bot.web.errors import ApiError
+from storage import keys
+from storage.database import Database
+from storage.keys import KeyInfo
+
+
+class Keys:
+    """Checks the `Authorization: Bearer` header against the database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def of(self, request: web.Request) -> KeyInfo | None:
+        """The valid key of a request, if it has one."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            return None
+        async with self._db.read() as session:
+            return await keys.authenticate(session, token.strip())
+
+    async def require(self, request: web.Request, scope: str) -> KeyInfo:
+        """The key, which must have this scope or admin. Raises ApiError 401, 403."""
+        key = await self.of(request)
+        if key is None:
+            sent = "Authorization" in request.headers
+            raise ApiError(
+                401,
+                "This key is not valid: make one with `dswbot key new NAME`." if sent
+                else "A key is needed: send the header `Authorization: Bearer KEY`; `dswbot key new NAME` makes one.",
+                code="invalid_api_key" if sent else "missing_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+        if key.scope not in (scope, "admin"):
+            raise ApiError(
+                403, f"This key has the scope {key.scope}; this call needs {scope}: `dswbot key new NAME --scope {scope}`.",
+                code="wrong_scope",
+            )  # fmt: skip
+        return key
+
+

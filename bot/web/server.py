@@ -1,0 +1,95 @@
+"""The HTTP server: routes, one place where errors become answers, and how the service is."""
+
+import errno
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from bot.config import Server
+from bot.errors import PortTaken
+from bot.web.auth import Keys
+from bot.web.body import json_response
+from bot.web.errors import ApiError, response_to, translate
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one part of the service is. The reason is for those who hold a key."""
+
+    ok: bool
+    state: str
+    reason: str = ""
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    ready: bool
+    parts: dict[str, Part]
+
+
+class Probe(Protocol):
+    """Looks at one part of the service, now."""
+
+    async def __call__(self) -> Part: ...
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error is one JSON sentence; what nobody expected is logged and shows nothing of itself."""
+    try:
+        return await handler(request)
+    except Exception as error:  # boundary: the edge of the process
+        told = translate(error)
+        if told is None:
+            log.exception("a call failed unexpectedly", method=request.method, path=request.path)
+            told = ApiError(503, "The service has a fault; its log says more.", code="internal_error")
+        return response_to(told)
+
+
+class Health:
+    """`/healthz` says that the process lives, `/readyz` what it can do."""
+
+    def __init__(self, probes: Mapping[str, Probe], keys: Keys) -> None:
+        self._probes = probes
+        self._keys = keys
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/healthz", self.alive), web.get("/readyz", self.ready)]
+
+    async def alive(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok\n")
+
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        parts = {name: await probe() for name, probe in self._probes.items()}
+        ready = all(part.ok for part in parts.values())
+        if not parts["database"].ok or await self._keys.of(request) is None:
+            parts = {name: Part(part.ok, part.state) for name, part in parts.items()}
+        return json_response(Readiness(ready, parts), 200 if ready else 503)
+
+
+@asynccontextmanager
+async def serving(routes: Iterable[web.RouteDef], server: Server) -> AsyncIterator[str]:
+    """An HTTP server on server.host and server.port, giving its URL."""
+    app = web.Application(middlewares=[answer_errors], client_max_size=server.max_body)
+    app.add_routes(list(routes))
+    # handler_cancellation: an answer whose asker has gone is not computed to its end
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.host, server.port)
+        try:
+            await site.start()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortTaken from None
+            raise
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+    finally:
+        await runner.cleanup()

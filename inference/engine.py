@@ -1,0 +1,219 @@
+"""What the service calls: a request in, a stream of chunks out, whatever happens to the worker meanwhile."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+import structlog
+
+from inference import protocol as p
+from inference.errors import EngineUnavailable, InferenceError, InvalidRequest, PromptTooLong, WorkerDied
+from inference.supervisor import Link, worker_process
+
+log = structlog.get_logger()
+
+ATTEMPTS = 3  # workers that a request may outlive: one that kills each of them is given up
+STALL = 60.0  # seconds in which a busy model must make a step
+DIED_LOADING = "its process died while loading it; is there enough memory for model.slots and model.context?"
+LONGEST_PAUSE = 30.0  # seconds between two starts of a worker
+
+
+@dataclass(slots=True)
+class EngineState:
+    """`reason` says why it is not ready; `progress` how much of the model is loaded, 0 to 1."""
+
+    status: Literal["loading", "ready", "failed"] = "loading"
+    progress: float = 0.0
+    reason: str = ""
+    info: p.ModelInfo | None = None
+    active: int = 0
+    waiting: int = 0
+    restarts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A request that is not answered yet, with all that is needed to go on with it on another worker."""
+
+    id: int
+    request: p.Request
+    chunks: "asyncio.Queue[p.Chunk | InferenceError]" = field(default_factory=asyncio.Queue)
+    tokens: list[int] = field(default_factory=list)
+    attempts: int = 0
+
+    def submit(self) -> p.Submit:
+        self.attempts += 1
+        return p.Submit(self.id, self.request, tuple(self.tokens))
+
+
+class Engine:
+    """A supervised worker. Use as `async with`; `generate` may be called as soon as the block begins."""
+
+    def __init__(self, config: p.EngineConfig) -> None:
+        self._config = config
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._link: Link | None = None
+        self._changed = asyncio.Event()  # set, and replaced, whenever the state's status changes
+        self._moved = (0, time.monotonic())  # the last step seen, and when
+        self.state = EngineState()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._supervise(), name="engine supervisor")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:  # fmt: skip
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._fail_all("The service is stopping.")
+
+    @property
+    def worker_pid(self) -> int | None:
+        return self._link.pid if self._link else None
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that are waiting or being answered."""
+        return len(self._pending)
+
+    async def changed(self) -> None:
+        """Returns at the next change of the status."""
+        await self._changed.wait()
+
+    async def settled(self) -> EngineState:
+        """The state once it is no longer loading."""
+        while self.state.status == "loading":
+            await self.changed()
+        return self.state
+
+    async def generate(self, request: p.Request, *, patience: float | None = 30.0) -> AsyncGenerator[p.Chunk, None]:
+        """The answer as it comes; the last chunk has `finish` and `usage`.
+
+        `patience`: seconds to wait for a model that is still loading; None waits as long as it takes. Closing
+        the generator cancels the answer. Raises InvalidRequest, PromptTooLong, EngineUnavailable, WorkerDied.
+        """
+        await self._ready(patience)
+        pending = _Pending(next(self._ids), request)
+        self._pending[pending.id] = pending
+        if self._link and self.state.status == "ready":
+            self._link.send(pending.submit())
+        finished = False
+        try:
+            while not finished:
+                item = await pending.chunks.get()
+                if isinstance(item, InferenceError):
+                    finished = True
+                    raise item
+                finished = item.finish is not None
+                yield item
+        finally:
+            self._pending.pop(pending.id, None)
+            if not finished and self._link:
+                self._link.send(p.Cancel(pending.id))
+
+    async def _ready(self, patience: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self.state.status != "ready" and (patience is None or self.state.status == "loading"):
+                    await self._changed.wait()
+        if self.state.status == "failed":
+            raise EngineUnavailable(f"The model is not available: {self.state.reason}")
+        if self.state.status == "loading":
+            raise EngineUnavailable(f"The model is still loading ({self.state.progress:.0%}); try again shortly.")
+
+    async def _supervise(self) -> None:
+        """Keeps a worker alive for ever. Pauses grow while none becomes ready."""
+        pause = 0.0
+        while True:
+            try:
+                async with worker_process() as link:
+                    await self._serve(link)
+            except (EngineUnavailable, OSError) as error:
+                self._set("failed", str(error))
+            self._link = None
+            self.state.restarts += 1
+            if self.state.status == "ready":
+                log.error("the model's process died; starting it again", unfinished=len(self._pending))
+                self._abandon_hopeless()
+                self._set("loading")
+                pause = 0.0
+            else:
+                self._set("failed", self.state.reason or DIED_LOADING)
+                pause = min(LONGEST_PAUSE, 2 * pause + 1)
+                log.error("the model can't be loaded", reason=self.state.reason, next_try_in=pause)
+            await asyncio.sleep(pause)
+
+    async def _serve(self, link: Link) -> None:
+        """Loads the model on a worker and passes on what it says, until it dies."""
+        self._link = link
+        link.send(p.Load(self._config))
+        watch = asyncio.create_task(self._watch(link), name="worker watchdog")
+        try:
+            async for report in link.reports():
+                self._handle(report, link)
+        finally:
+            watch.cancel()
+
+    def _handle(self, report: p.Report, link: Link) -> None:
+        match report:
+            case p.Step(chunks):
+                for chunk in chunks:
+                    self._pass_on(chunk)
+            case p.Beat(steps, active, waiting):
+                self.state.active, self.state.waiting = active, waiting
+                if steps != self._moved[0] or not active + waiting:
+                    self._moved = (steps, time.monotonic())
+            case p.Refused(request_id, message, too_long):
+                if pending := self._pending.get(request_id):
+                    pending.chunks.put_nowait(PromptTooLong(message) if too_long else InvalidRequest(message))
+            case p.Progress(fraction):
+                self.state.progress = fraction
+                self._moved = (0, time.monotonic())
+            case p.Loaded(info):
+                self.state.info = info
+                self._moved = (0, time.monotonic())
+                self._set("ready")
+                for pending in self._pending.values():
+                    link.send(pending.submit())
+            case p.LoadRefused(message):
+                self._set("failed", message)
+
+    def _pass_on(self, chunk: p.Chunk) -> None:
+        if pending := self._pending.get(chunk.id):
+            pending.tokens.extend(chunk.tokens)
+            pending.chunks.put_nowait(chunk)
+
+    async def _watch(self, link: Link) -> None:
+        """Cuts the line to a worker that has work and makes no step: it is killed then, and another starts."""
+        self._moved = (0, time.monotonic())
+        while True:
+            await asyncio.sleep(1)
+            busy = self.state.status == "ready" and bool(self._pending)
+            if not busy:
+                self._moved = (self._moved[0], time.monotonic())
+            elif time.monotonic() - self._moved[1] > STALL:
+                log.error("the model hangs; its process is replaced", seconds=STALL)
+                link.hang_up()
+
+    def _abandon_hopeless(self) -> None:
+        for pending in list(self._pending.values()):
+            if pending.attempts >= ATTEMPTS:
+                pending.chunks.put_nowait(WorkerDied())
+
+    def _set(self, status: Literal["loading", "ready", "failed"], reason: str = "") -> None:
+        self.state.status, self.state.reason = status, reason
+        if status == "failed":
+            self._fail_all(f"The model is not available: {reason}")
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _fail_all(self, reason: str) -> None:
+        for pending in self._pending.values():
+            pending.chunks.put_nowait(EngineUnavailable(reason))

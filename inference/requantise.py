@@ -1,0 +1,1 @@
+def prepare(config): return config
