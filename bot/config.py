@@ -39,7 +39,10 @@ class Size(int):
         match = re.fullmatch(r"\s*([0-9]+)\s*(|B|KiB|MiB|GiB)\s*", str(text))
         if not match:
             raise ValueError(f"sizes are written 512KiB or 1MiB, not {text!r}")
-        return cls(int(match[1]) * 1024 ** ["", "KiB", "MiB", "GiB"].index(match[2].replace("B", "", match[2] == "B")))
+        return cls(
+            int(match[1])
+            * 1024 ** ["", "KiB", "MiB", "GiB"].index(match[2].replace("B", "", match[2] == "B"))
+        )
 
 
 class Secret(str):

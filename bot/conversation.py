@@ -61,7 +61,9 @@ class Channel(Protocol):
 class Turns:
     """Accepts messages and answers them. `run` is the dispatcher; one a process."""
 
-    def __init__(self, db: Database, engine: Engine, persona: Persona, *, owner: str, concurrency: int) -> None:
+    def __init__(
+        self, db: Database, engine: Engine, persona: Persona, *, owner: str, concurrency: int
+    ) -> None:
         self._db = db
         self._engine = engine
         self._persona = persona
@@ -156,7 +158,9 @@ class Turns:
         started = now()
         try:
             async with self._db.read() as session:
-                request = self._request(await conversations.history(session, claim.conversation_id), claim.text)
+                request = self._request(
+                    await conversations.history(session, claim.conversation_id), claim.text
+                )
             async with aclosing(self._engine.generate(request, patience=None)) as chunks, live.stoppable():
                 async for chunk in chunks:
                     live.add(chunk)
@@ -199,7 +203,11 @@ class Turns:
         return channel.deliveries(seen, outcome) if channel else []
 
     async def _failed(self, claim: Claim, live: LiveTurn, error: Exception) -> None:
-        reason = str(error) if isinstance(error, InferenceError | StorageError) else "an internal error, see the log"
+        reason = (
+            str(error)
+            if isinstance(error, InferenceError | StorageError)
+            else "an internal error, see the log"
+        )
         log.error("a turn failed", message=claim.public_id, attempt=claim.attempts, exc_info=error)
         if claim.attempts >= ATTEMPTS:
             await self._dead_letter(claim, live, reason)
@@ -249,4 +257,3 @@ class Turns:
     def _forget(self, live: LiveTurn) -> None:
         if not live.followers and (live.ended or not live.key):
             self._live.pop(live.message_id, None)
-

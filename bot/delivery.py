@@ -106,7 +106,9 @@ class Deliveries:
             async with self._db.write() as session:
                 await outbox.mark_dead(session, delivery.id, str(error))
         except Uncertain as error:
-            log.error("a delivery may or may not have arrived", delivery=delivery.public_id, reason=str(error))
+            log.error(
+                "a delivery may or may not have arrived", delivery=delivery.public_id, reason=str(error)
+            )
             async with self._db.write() as session:
                 await outbox.mark_uncertain(session, delivery.id, str(error))
         else:
@@ -121,4 +123,6 @@ class Deliveries:
                 return
             wait = error.after if error.after is not None else RETRY_SECONDS[delivery.attempts - 1]
             await outbox.mark_retry(session, delivery.id, now() + timedelta(seconds=wait), str(error))
-        log.warning("a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error))
+        log.warning(
+            "a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error)
+        )

@@ -1,1 +1,2 @@
-def prepare(config): return config
+def prepare(config):
+    return config

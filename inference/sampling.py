@@ -6,7 +6,9 @@ import msgspec
 
 from inference.protocol import Sampling
 
-FULL_TOP_K = 1000  # top_k off still bounds the candidates: sorting 150,000 of them a token is slow and changes nothing
+FULL_TOP_K = (
+    1000  # top_k off still bounds the candidates: sorting 150,000 of them a token is slow and changes nothing
+)
 
 
 class Choice(msgspec.Struct, frozen=True):

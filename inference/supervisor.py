@@ -42,7 +42,9 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _listening() -> AsyncIterator[tuple[str, "asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]"]]:
+async def _listening() -> AsyncIterator[
+    tuple[str, "asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]"]
+]:
     """A Unix socket for exactly one caller, in a directory of its own (0700)."""
     directory = tempfile.mkdtemp(prefix="dswbot-")
     caller: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Future()

@@ -17,7 +17,9 @@ outbox = typer.Typer(no_args_is_help=True, help="What is being sent, and what co
 db = typer.Typer(no_args_is_help=True, help="The database's schema.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
-UserId = Annotated[int, typer.Argument(metavar="ID", show_default=False, help="The numeric id that the bot tells strangers.")]
+UserId = Annotated[
+    int, typer.Argument(metavar="ID", show_default=False, help="The numeric id that the bot tells strangers.")
+]
 
 
 class Scope(StrEnum):
@@ -80,7 +82,9 @@ def client_list() -> None:
     from storage import clients
 
     for row in in_database(clients.list_clients):
-        typer.echo(f"{row.name:<20}  {'disabled' if row.disabled else 'enabled':<8}  {row.callback_url or '-'}")
+        typer.echo(
+            f"{row.name:<20}  {'disabled' if row.disabled else 'enabled':<8}  {row.callback_url or '-'}"
+        )
 
 
 @client.command("rotate")
@@ -91,7 +95,9 @@ def client_rotate(name: Name) -> None:
     from bot.conversation import now
     from storage import clients
 
-    typer.echo(msgspec.json.encode(in_database(lambda session: clients.rotate(session, name, now()))).decode())
+    typer.echo(
+        msgspec.json.encode(in_database(lambda session: clients.rotate(session, name, now()))).decode()
+    )
 
 
 @client.command("disable")
@@ -140,7 +146,9 @@ def outbox_list() -> None:
     from storage import outbox as rows
 
     for row in in_database(rows.unfinished):
-        typer.echo(f"{row.public_id}  {row.state:<9}  {row.channel}:{row.lane}  tries {row.attempts}  {row.error or ''}")
+        typer.echo(
+            f"{row.public_id}  {row.state:<9}  {row.channel}:{row.lane}  tries {row.attempts}  {row.error or ''}"
+        )
 
 
 @outbox.command("replay")

@@ -33,7 +33,9 @@ def _show_ready(running: "Running") -> None:
         "  programs   dswbot key new NAME",
     ]
     if running.demo:
-        lines.append("  This model only shows that everything works. For a real one: dswbot model pull qwen3-4b")
+        lines.append(
+            "  This model only shows that everything works. For a real one: dswbot model pull qwen3-4b"
+        )
     typer.echo("\n".join(lines))
 
 

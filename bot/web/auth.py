@@ -40,5 +40,3 @@ class Keys:
                 code="wrong_scope",
             )  # fmt: skip
         return key
-
-

@@ -33,7 +33,12 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: ErrorDetail
 
 
-TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 def body_of(error: ApiError) -> ErrorBody:
@@ -76,5 +81,7 @@ def _of_aiohttp(error: web.HTTPException) -> ApiError:
             return ApiError(404, "There is nothing at this address.", code="unknown_address")
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
-            return ApiError(405, f"This address takes {allowed}.", code="method_not_allowed", headers={"Allow": allowed})
+            return ApiError(
+                405, f"This address takes {allowed}.", code="method_not_allowed", headers={"Allow": allowed}
+            )
     return ApiError(error.status, error.reason or "The request can't be served.", code="bad_request")

@@ -194,7 +194,9 @@ class _Answer:
     def _event(self, delta: o.Delta, finish: str | None = None) -> o.ChatCompletionChunk:
         return self._chunk((o.ChunkChoice(0, delta, finish),), None if self._wants_usage else UNSET)
 
-    def _chunk(self, choices: tuple[o.ChunkChoice, ...], usage: "o.UsageReport | None | UNSET") -> o.ChatCompletionChunk:
+    def _chunk(
+        self, choices: tuple[o.ChunkChoice, ...], usage: "o.UsageReport | None | UNSET"
+    ) -> o.ChatCompletionChunk:
         return o.ChatCompletionChunk(self._id, self._created, self._call.model, choices, usage)
 
 

@@ -5,9 +5,9 @@
         tg.user_sends("hello")
         await tg.wait_for(lambda: tg.chat(7)[-1].sender == "bot")
 
-telegram_http serves the calls, telegram_methods carries them out, telegram_updates is getUpdates, and
-telegram_rules and telegram_markup say what happens to texts. A webhook can be set, but nothing is posted to it:
-`pending` holds what it would get.
+telegram_http serves the calls, telegram_methods carries them out, telegram_updates is getUpdates, and both
+telegram_rules and telegram_markup say what happens to texts. A webhook can be set, but nothing is posted to
+it: `pending` holds what it would get. Where Telegram's own wording of a refusal is not known, it is ours.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class FakeTelegram:
         self._account.rooms[user_id].blocked = True
 
     def fail_next(self, method: str, fault: Fault, times: int = 1) -> None:
-        """Each of the next calls of this method that gets past the flood limits meets the fault."""
+        """Each of so many calls of this method meets the fault, if no flood limit stops it before."""
         self._server.faults[method.lower()].extend([fault] * times)
 
     def chat(self, chat_id: int) -> list[Shown]:

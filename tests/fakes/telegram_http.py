@@ -113,10 +113,11 @@ class BotApiServer:
         if seconds := self._gate.still_punished(place):
             violations.append(f"{call.method} during a 429 penalty of {place}")
             raise _too_many_requests(seconds)
-        if self.faults[method]:
+        seconds = self._gate.overflow(chat_id) if chat_id else 0
+        if not seconds and self.faults[method]:
             call.fault = self.faults[method].popleft()
-        seconds = call.fault.retry_after if call.fault else 0
-        if seconds := seconds or (self._gate.overflow(chat_id) if chat_id else 0):
+            seconds = call.fault.retry_after
+        if seconds:
             self._gate.punish(place, seconds)
             raise _too_many_requests(seconds)
 

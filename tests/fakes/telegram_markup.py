@@ -31,7 +31,9 @@ _TAGS = {
 _TAG_NAME = re.compile(r"</?([^\s>]*)")
 _TAG_END = re.compile(r"\s*>")
 _ATTRIBUTE = re.compile(r"""\s*([^\s=>]+)(?:\s*=\s*("[^"]*"|'[^']*'|[\w.-]+))?""")
-_CHARACTER = re.compile(r"&(?:(?:lt|gt|amp|quot)\b|#\d{1,7}|#x[0-9a-fA-F]{1,6});?")  # no other name is known
+_CHARACTER = re.compile(
+    r"&(?:(?:lt|gt|amp|quot)(?![a-zA-Z])|#\d{1,7}|#x[0-9a-fA-F]{1,6});?"
+)  # no other name is known
 
 _RESERVED = "_*[]()~`>#+-=|{}.!\n"
 _DELIMITERS = {  # longest first: the entity that it opens, and what a complaint calls it
@@ -64,7 +66,7 @@ def parse_html(source: str) -> tuple[str, list[Entity]]:
         if source[parser.at] == "<":
             parser.tag()
         elif character := _CHARACTER.match(source, parser.at):
-            parser.emit(html.unescape(character.group()), character.end())
+            parser.emit(_character(character), character.end())
         else:
             parser.emit(source[parser.at], parser.at + 1)
     if parser.open:
@@ -88,6 +90,10 @@ def link(url: str) -> str | None:
     if re.match(r"(?:https?|ftp|tg|ton|mailto|tel):", url, re.IGNORECASE):
         return url
     return f"http://{url}" if re.match(r"[^\s:/]+\.[^\s./:]{2,}(?:[/?#:]|$)", url) else None
+
+
+def _character(reference: re.Match[str]) -> str:
+    return html.unescape(reference.group())
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +157,8 @@ class _Html(_Parser):
             raise MarkupError(f'Unsupported start tag "{name}" at byte offset {self.byte}')
         attributes: dict[str, str] = {}
         while attribute := _ATTRIBUTE.match(self.source, at):
-            attributes[attribute.group(1).lower()] = html.unescape((attribute.group(2) or "").strip("\"'"))
+            value = (attribute.group(2) or "").strip("\"'")
+            attributes[attribute.group(1).lower()] = _CHARACTER.sub(_character, value)
             at = attribute.end()
         close = _TAG_END.match(self.source, at)
         if close is None:

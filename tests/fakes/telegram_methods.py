@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from tests.fakes.telegram_markup import units
 from tests.fakes.telegram_rules import MAX_UNITS, Formatted, formatted, keyboard
@@ -150,10 +149,7 @@ class BotAccount:
 
     @staticmethod
     def _replied(room: Room, params: Params) -> Message | None:
-        try:
-            reply = msgspec.json.decode(params.get("reply_parameters", "{}"), type=ReplyParameters)
-        except msgspec.MsgspecError as error:
-            raise bad_request("can't parse reply parameters JSON object") from error
+        reply = params.decoded("reply_parameters", ReplyParameters, "{}")
         message = room.messages.get(reply.message_id)
         if reply.message_id and message is None and not reply.allow_sending_without_reply:
             raise bad_request("message to be replied not found")
@@ -221,7 +217,7 @@ class BotAccount:
 
     def _get_me(self, _: Params) -> Me:
         return Me(
-            **msgspec.structs.asdict(self.me),
+            **asdict(self.me),
             can_join_groups=True,
             can_read_all_group_messages=True,
             supports_inline_queries=False,
@@ -245,10 +241,7 @@ class BotAccount:
         return True
 
     def _set_my_commands(self, params: Params) -> bool:
-        try:
-            commands = msgspec.json.decode(params.get("commands", "[]"), type=list[BotCommand])
-        except msgspec.MsgspecError as error:
-            raise bad_request("can't parse commands JSON object") from error
+        commands = params.decoded("commands", list[BotCommand], "[]")
         if len(commands) > 100:
             raise bad_request("BOT_COMMANDS_TOO_MUCH")
         for command in commands:

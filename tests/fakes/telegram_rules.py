@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import msgspec
 from msgspec.structs import replace
 
 from tests.fakes.telegram_markup import MarkupError, parse_html, parse_markdown, units
@@ -47,7 +46,7 @@ def formatted(params: Params) -> Formatted:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise bad_request("strings must be encoded in UTF-8")
     if mode in {"", "none"}:
-        entities = _entities(params.get("entities", "[]"))
+        entities = _entities(params)
     elif mode in _PARSERS:
         try:
             text, entities = _PARSERS[mode](text)
@@ -69,13 +68,9 @@ def user_entities(text: str) -> tuple[Entity, ...]:
 
 def keyboard(params: Params) -> Keyboard | None:
     """The inline keyboard of a call; other kinds of reply_markup are taken and not shown on the message."""
-    given = params.get("reply_markup")
-    if not given or "inline_keyboard" not in given:
+    if "inline_keyboard" not in params.get("reply_markup", ""):
         return None
-    try:
-        markup = msgspec.json.decode(given, type=Keyboard)
-    except msgspec.MsgspecError as error:
-        raise bad_request(f"can't parse inline keyboard button: {error}") from error
+    markup = params.decoded("reply_markup", Keyboard, "")
     for button in (button for row in markup.inline_keyboard for button in row):
         _check_button(button)
     return markup if any(markup.inline_keyboard) else None
@@ -83,7 +78,7 @@ def keyboard(params: Params) -> Keyboard | None:
 
 def _check_button(button: Button) -> None:
     if not button.text:
-        raise bad_request("text buttons are unallowed in the inline keyboard")
+        raise bad_request("inline keyboard button text is empty")
     if button.callback_data is None and button.url is None:
         raise bad_request(
             "can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard"
@@ -92,11 +87,8 @@ def _check_button(button: Button) -> None:
         raise bad_request("BUTTON_DATA_INVALID")
 
 
-def _entities(given: str) -> list[Entity]:
-    try:
-        entities = msgspec.json.decode(given, type=list[Entity])
-    except msgspec.MsgspecError as error:
-        raise bad_request(f"can't parse MessageEntity: {error}") from error
+def _entities(params: Params) -> list[Entity]:
+    entities = params.decoded("entities", list[Entity], "[]")
     for entity in entities:
         if entity.type not in _STYLES | _FOUND_BY_SERVER:
             raise bad_request("can't parse MessageEntity: Unsupported type specified")

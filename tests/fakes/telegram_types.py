@@ -5,7 +5,11 @@ Source: core.telegram.org/bots/api.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
+
+T = TypeVar("T")
 
 
 class ApiError(Exception):
@@ -125,6 +129,12 @@ class Params(dict[str, str]):
             return int(self.get(name, ""))
         except ValueError:
             return default
+
+    def decoded(self, name: str, kind: type[T], default: str) -> T:
+        try:
+            return msgspec.json.decode(self.get(name, default), type=kind)
+        except msgspec.MsgspecError as error:
+            raise bad_request(f"can't parse {name} JSON object: {error}") from error
 
     def flag(self, name: str) -> bool:
         return self.get(name, "").lower() in {"true", "yes", "1"}

@@ -6,9 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-import msgspec
-
-from tests.fakes.telegram_types import ApiError, CallbackQuery, Message, Params, Update, bad_request
+from tests.fakes.telegram_types import ApiError, CallbackQuery, Message, Params, Update
 
 MAX_LIMIT = 100
 MAX_TIMEOUT = 50  # seconds
@@ -54,10 +52,7 @@ class UpdateQueue:
     def allow(self, params: Params) -> None:
         """Changes what later updates may be; those already queued stay. Not given: as it was before."""
         if "allowed_updates" in params:
-            try:
-                self._allowed = msgspec.json.decode(params["allowed_updates"], type=frozenset[str])
-            except msgspec.MsgspecError as error:
-                raise bad_request("can't parse allowed updates JSON object") from error
+            self._allowed = params.decoded("allowed_updates", frozenset[str], "[]")
 
     def set_webhook(self, url: str, *, drop_pending: bool) -> None:
         self.webhook_url = url
@@ -73,9 +68,8 @@ class UpdateQueue:
     def _confirm(self, offset: int) -> None:
         if offset < 0 and self.pending:  # counted from the end
             offset += self._next_id
-        if (
-            offset <= self._next_id + 10
-        ):  # one from further ahead belongs to some other bot and is not believed
+        # An offset from further ahead belongs to some other bot and is not believed.
+        if offset <= self._next_id + 10:
             self.pending = [update for update in self.pending if update.update_id >= offset]
 
     async def _wait(self, timeout: float, poller_is_there: Callable[[], bool]) -> None:

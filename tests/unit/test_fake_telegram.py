@@ -24,7 +24,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it writes every 
 
 @pytest.fixture(autouse=True)
 def new_retry_after(monkeypatch):
-    """Without it the client warns of a change to come whenever it makes a RetryAfter, and warnings are errors."""
+    """Else the client warns of a change to come in each RetryAfter, and warnings are errors here."""
     monkeypatch.setenv("PTB_TIMEDELTA", "1")
 
 
@@ -335,6 +335,13 @@ async def test_drafts_are_for_private_chats_and_end_with_the_message(tg, bot, an
         await bot.send_message_draft(-5, 1, "x")
 
 
+async def test_chat_actions_are_known_by_name(tg, bot, ann):
+    await bot.send_chat_action(ann, "typing")
+    with pytest.raises(BadRequest, match="Wrong parameter action in request"):
+        await bot.send_chat_action(ann, "thinking")
+    assert [call.method for call in tg.calls[1:]] == ["sendChatAction"] * 2
+
+
 # Buttons
 
 
@@ -529,7 +536,7 @@ async def test_wait_for_tells_the_story_when_nothing_comes(tg, bot, ann):
         ("&nbsp;", "&nbsp;", []),
         ('<pre><code class="language-py">x</code></pre>', "x", [("pre", 0, 1)]),
         ("<blockquote expandable>q</blockquote>", "q", [("expandable_blockquote", 0, 1)]),
-        ('<a href="https://a.b/?c=1&amp;d">t</a><a href="no">u</a>', "tu", [("text_link", 0, 1)]),
+        ('<a href="https://a.b/?c=1&amp;copy=2">t</a><a href="no">u</a>', "tu", [("text_link", 0, 1)]),
         ('<span class="tg-spoiler">s</span><b></b>', "s", [("spoiler", 0, 1)]),
     ],
 )
@@ -547,6 +554,7 @@ def test_html(source, text, entities):
         ("```x```", "x", [("pre", 0, 1)]),
         (r"[t](https://a.b/c_d\)) `a*b`", "t a*b", [("text_link", 0, 1), ("code", 2, 3)]),
         (">one\n>two||\nthree", "one\ntwo\nthree", [("expandable_blockquote", 0, 7)]),
+        ("one\n>two\nthree\n>four", "one\ntwo\nthree\nfour", [("blockquote", 4, 4), ("blockquote", 14, 4)]),
     ],
 )
 def test_markdown(source, text, entities):
@@ -565,6 +573,7 @@ def test_markdown(source, text, entities):
         ("MarkdownV2", "é *x", "can't find end of Bold entity at byte offset 3"),
         ("MarkdownV2", "```py\nx", "can't find end of PreCode entity at byte offset 0"),
         ("MarkdownV2", "[t](https://a.b", "can't find end of a URL at byte offset 4"),
+        ("MarkdownV2", ">*q\nx", "can't find end of Bold entity at byte offset 1"),
         ("MarkdownV2", "1 > 0", "character '>' is reserved"),
     ],
 )

@@ -33,7 +33,9 @@ sizes = st.lists(st.integers(1, 5), max_size=40)
 
 
 def test_a_character_that_is_cut_in_two_comes_out_whole():
-    assert feed_all(TextStream(stops=(), thinks=False, thinking=False), [b"\xe4\xbd", b"\xa0\xe5", b"\xa5\xbd"]) == (
+    assert feed_all(
+        TextStream(stops=(), thinks=False, thinking=False), [b"\xe4\xbd", b"\xa0\xe5", b"\xa5\xbd"]
+    ) == (
         "",
         "你好",
     )
@@ -73,12 +75,18 @@ def test_a_model_that_does_not_think_may_say_anything():
     assert feed_all(stream, [b"<think>x</think>"]) == ("", "<think>x</think>")
 
 
-@given(st.text(alphabet="abc", max_size=30), st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=3), sizes)
+@given(
+    st.text(alphabet="abc", max_size=30),
+    st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=3),
+    sizes,
+)
 def test_an_answer_ends_before_the_first_stop_string(text: str, stops: list[str], sizes: list[int]):
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     # the earliest end decides: a stop string counts as soon as it is complete
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
-    out = feed_all(TextStream(stops=tuple(stops), thinks=False, thinking=False), [c.encode() for c in text])[1]
+    out = feed_all(TextStream(stops=tuple(stops), thinks=False, thinking=False), [c.encode() for c in text])[
+        1
+    ]
     if not found:
         assert out == text
     else:
@@ -96,7 +104,11 @@ def test_a_stop_string_inside_the_thinking_does_not_end_the_answer():
 def test_what_is_held_back_may_begin_a_marker_and_is_as_long_as_possible(text: str):
     markers = ("aab", "ba")
     size = held_back(text, markers)
-    starts = [n for n in range(1, 3) if n <= len(text) and any(m.startswith(text[-n:]) and n < len(m) for m in markers)]
+    starts = [
+        n
+        for n in range(1, 3)
+        if n <= len(text) and any(m.startswith(text[-n:]) and n < len(m) for m in markers)
+    ]
     assert size == max(starts, default=0)
 
 

@@ -1,0 +1,236 @@
+"""The tables."""
+
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Points in time, aware and in UTC on both databases; SQLite keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times are stored with their zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def public_id(prefix: str) -> str:
+    """An id that may be shown: it says nothing about how many there are."""
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {int: Id, str: Text, datetime: UtcDateTime}  # noqa: RUF012 - read by SQLAlchemy
+
+
+class Conversation(Table):
+    """`key` names the place where it is held: "telegram:123", "webhook:demo:room-1"."""
+
+    __tablename__ = "conversations"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str]
+    system_prompt: Mapped[str | None]
+    created_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "uq_conversations_open_key", "key", unique=True,
+            sqlite_where=text("closed_at IS NULL"), postgresql_where=text("closed_at IS NULL"),
+        ),
+    )  # fmt: skip
+
+
+class Message(Table):
+    """One thing said, by the user or the model. Times of generation are the model's only."""
+
+    __tablename__ = "messages"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id"))
+    role: Mapped[str] = mapped_column(String(16))
+    content: Mapped[str]
+    reasoning: Mapped[str | None]
+    prompt_tokens: Mapped[int | None]
+    cached_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    model: Mapped[str | None]
+    finish_reason: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (Index(None, "conversation_id", "id"),)
+
+
+class Inbox(Table):
+    """A message that was accepted. queued → claimed → done, or failed (the dead letter)."""
+
+    __tablename__ = "inbox"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(32), unique=True)
+    source: Mapped[str]
+    external_id: Mapped[str]
+    body_hash: Mapped[str | None] = mapped_column(String(64))
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
+    text: Mapped[str]
+    meta: Mapped[str]
+    state: Mapped[str] = mapped_column(String(8))
+    owner: Mapped[str | None]
+    fence: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime | None]
+    error: Mapped[str | None]
+    placeholder: Mapped[str | None]
+    reply_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id"))
+    created_at: Mapped[datetime]
+    done_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("source", "external_id"),
+        Index(
+            "uq_inbox_one_in_flight", "conversation_id", unique=True,
+            sqlite_where=text("state = 'claimed'"), postgresql_where=text("state = 'claimed'"),
+        ),
+        Index(
+            "ix_inbox_unfinished", "conversation_id", "id",
+            sqlite_where=text("state IN ('queued', 'claimed')"),
+            postgresql_where=text("state IN ('queued', 'claimed')"),
+        ),
+        Index(None, "created_at"),
+    )  # fmt: skip
+
+
+class Outbox(Table):
+    """Something to send. planned → sending → sent; or uncertain (it may have arrived), or dead."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(32), unique=True)
+    inbox_id: Mapped[int | None] = mapped_column(ForeignKey("inbox.id"))
+    channel: Mapped[str]
+    lane: Mapped[str]
+    payload: Mapped[str]
+    state: Mapped[str] = mapped_column(String(9))
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime]
+    error: Mapped[str | None]
+    external_ref: Mapped[str | None]
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "ix_outbox_unfinished", "channel", "lane", "id",
+            sqlite_where=text("state IN ('planned', 'sending')"),
+            postgresql_where=text("state IN ('planned', 'sending')"),
+        ),
+    )  # fmt: skip
+
+
+class Client(Table):
+    """A program that posts to /webhooks. The secret is kept as it is: signatures need it."""
+
+    __tablename__ = "clients"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    secret: Mapped[str]
+    callback_url: Mapped[str | None]
+    disabled_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class ApiKey(Table):
+    """A key, by its SHA-256: 256 random bits need no slow hash."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    prefix: Mapped[str] = mapped_column(String(12))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[str] = mapped_column(String(8))
+    client_id: Mapped[int | None] = mapped_column(ForeignKey("clients.id"))
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class TelegramUser(Table):
+    """Somebody whom the operator has let in or shut out."""
+
+    __tablename__ = "telegram_users"
+    user_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    allowed: Mapped[bool]
+    updated_at: Mapped[datetime]
+
+
+class Usage(Table):
+    """What one answer took."""
+
+    __tablename__ = "usage"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    conversation_id: Mapped[int | None] = mapped_column(ForeignKey("conversations.id"))
+    key_name: Mapped[str | None]
+    model: Mapped[str]
+    prompt_tokens: Mapped[int]
+    cached_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    finish_reason: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+    __table_args__ = (Index(None, "finished_at"),)
+
+
+class Run(Table):
+    """A span in which the service was up; short restarts do not end it."""
+
+    __tablename__ = "runs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    alive_at: Mapped[datetime]
+
+
+class Alert(Table):
+    """Something the operators were told, once for each (kind, key)."""
+
+    __tablename__ = "alerts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    key: Mapped[str]
+    text: Mapped[str]
+    created_at: Mapped[datetime]
+    __table_args__ = (UniqueConstraint("kind", "key"),)
