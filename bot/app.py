@@ -6,9 +6,10 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,7 +23,7 @@ from bot.money.reminders import IdleWatch
 from bot.telegram.adapter import TelegramAdapter
 from bot.web.auth import Keys
 from bot.web.openai import OpenAi
-from bot.web.server import Health, Part, serving
+from bot.web.server import Health, Part, Probe, serving
 from bot.web.webhooks import Webhooks
 from inference import weights
 from inference.engine import Engine
@@ -35,6 +36,8 @@ from storage.errors import StorageError
 log = structlog.get_logger()
 
 SLOTS = 8
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def ensure_data_dir(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _sole_user(settings: Settings):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _sole_user(settings: Settings) -> Iterator[None]:
     """Holds the data directory's lock, so that two services never answer from one database file."""
     try:
         descriptor = os.open(settings.data / "serve.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -98,9 +101,10 @@ def engine_config(settings: Settings, file: weights.ModelFile) -> EngineConfig:
     )
 
 
-def persona(settings: Settings) -> Persona:
+def persona(settings: Settings, *, demo: bool) -> Persona:
+    """The demo model is too small to know when to end."""
     thinking = {"auto": None, "on": True, "off": False}[settings.model.thinking]
-    return Persona(settings.model.system_prompt, thinking)
+    return Persona(settings.model.system_prompt, thinking, 512 if demo else None)
 
 
 async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: asyncio.Event, *,
@@ -112,25 +116,26 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
         stack.enter_context(_sole_user(settings))
         db = await stack.enter_async_context(opened_database(settings))
         engine = await stack.enter_async_context(Engine(engine_config(settings, file)))
+        manner = persona(settings, demo=file.demo)
         owner = f"{socket.gethostname()}:{os.getpid()}"
         slots = settings.model.slots or SLOTS
-        turns = Turns(db, engine, persona(settings), owner=owner, concurrency=slots)
+        turns = Turns(db, engine, manner, owner=owner, concurrency=slots)
         deliveries = Deliveries(db)
         keys = Keys(db)
-        vital = {"turns": turns.run(), "deliveries": deliveries.run()}
-        probes = {"database": _database_probe(db), "model": _model_probe(engine)}
+        vital: dict[str, Loop] = {"turns": turns.run, "deliveries": deliveries.run}
+        probes: dict[str, Probe] = {"database": _database_probe(db), "model": _model_probe(engine)}
         adapter = None
         if telegram and settings.telegram.token:
             adapter = TelegramAdapter(settings.telegram, db, turns, deliveries, demo=file.demo)
             await stack.enter_async_context(adapter)
-            vital["telegram"] = adapter.run()
-            probes["telegram"] = adapter.probe
+            vital["telegram"] = adapter.run
+            probes["telegram"] = _telegram_probe(adapter)
         await _take_over(db)
-        api = OpenAi(engine, db, keys, persona(settings), [file.name])
+        api = OpenAi(engine, db, keys, manner, [file.name])
         routes = [*Health(probes, keys).routes(), *api.routes(), *Webhooks(db, turns, keys).routes()]
         url = await stack.enter_async_context(serving(routes, settings.server))
-        vital["idle watch"] = _idle_watch(settings, db, engine, adapter, deliveries).run()
-        vital["first load"] = _announce(engine, file, url, adapter, on_ready)
+        vital["idle watch"] = _idle_watch(settings, db, engine, adapter, deliveries).run
+        vital["first load"] = partial(_announce, engine, file, url, adapter, on_ready)
         await _run_until(stop, vital)
     log.info("stopped")
 
@@ -165,7 +170,7 @@ async def _announce(engine: Engine, file: weights.ModelFile, url: str, adapter: 
     await asyncio.Event().wait()
 
 
-def _database_probe(db: Database):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _database_probe(db: Database) -> Probe:
     async def probe() -> Part:
         try:
             await db.ping()
@@ -176,10 +181,17 @@ def _database_probe(db: Database):  # type: ignore[no-untyped-def]  # noqa: ANN2
     return probe
 
 
-def _model_probe(engine: Engine):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _model_probe(engine: Engine) -> Probe:
     async def probe() -> Part:
         state = engine.state
         return Part(ok=state.status == "ready", state=state.status, reason=state.reason)
+
+    return probe
+
+
+def _telegram_probe(adapter: TelegramAdapter) -> Probe:
+    async def probe() -> Part:
+        return Part(ok=adapter.state.ok, state=adapter.state.state, reason=adapter.state.reason)
 
     return probe
 
@@ -198,9 +210,9 @@ def stop_signal() -> asyncio.Event:
     return stop
 
 
-async def _run_until(stop: asyncio.Event, vital: dict[str, Coroutine[Any, Any, None]]) -> None:
+async def _run_until(stop: asyncio.Event, vital: dict[str, Loop]) -> None:
     """Runs the vital loops. The first that fails ends the service with its error."""
-    tasks = [asyncio.create_task(loop, name=name) for name, loop in vital.items()]
+    tasks = [asyncio.create_task(loop(), name=name) for name, loop in vital.items()]
     stopping = asyncio.create_task(stop.wait(), name="stop signal")
     try:
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)

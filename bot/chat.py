@@ -97,9 +97,7 @@ async def a_service(settings: Settings, url: str, key: str) -> AsyncIterator[tup
     ready: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
     private = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, port=0))
     stop = asyncio.Event()
-    service = asyncio.create_task(
-        app.serve(private, ready.set_result, stop, telegram=False), name="own service"
-    )
+    service = asyncio.create_task(app.serve(private, ready.set_result, stop, telegram=False), name="own service")
     try:
         await asyncio.wait({service, ready}, return_when=asyncio.FIRST_COMPLETED)
         if service.done():

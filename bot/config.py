@@ -39,10 +39,7 @@ class Size(int):
         match = re.fullmatch(r"\s*([0-9]+)\s*(|B|KiB|MiB|GiB)\s*", str(text))
         if not match:
             raise ValueError(f"sizes are written 512KiB or 1MiB, not {text!r}")
-        return cls(
-            int(match[1])
-            * 1024 ** ["", "KiB", "MiB", "GiB"].index(match[2].replace("B", "", match[2] == "B"))
-        )
+        return cls(int(match[1]) * 1024 ** ["", "KiB", "MiB", "GiB"].index(match[2].replace("B", "", match[2] == "B")))
 
 
 class Secret(str):
@@ -58,7 +55,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A table of the configuration file."""
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8080
     public_url: str = ""
@@ -66,11 +63,11 @@ class Server(Section):
     shutdown_timeout: Seconds = Seconds(10)
 
 
-class DatabaseSection(Section):
+class DatabaseSection(Section, frozen=True):
     url: Secret = Secret("")
 
 
-class Model(Section):
+class Model(Section, frozen=True):
     name: str = "auto"
     path: str = ""
     context: int | None = None
@@ -83,7 +80,7 @@ class Model(Section):
     lora: str = ""
 
 
-class Telegram(Section):
+class Telegram(Section, frozen=True):
     token: Secret = Secret("")
     base_url: str = "https://api.telegram.org/bot"
     base_file_url: str = "https://api.telegram.org/file/bot"
@@ -95,11 +92,11 @@ class Telegram(Section):
     language: str = ""
 
 
-class Webhooks(Section):
+class Webhooks(Section, frozen=True):
     allow_hosts: tuple[str, ...] = ()
 
 
-class Dsw(Section):
+class Dsw(Section, frozen=True):
     instance_id: str = ""
     region: str = ""
     endpoint: str = ""
@@ -109,7 +106,7 @@ class Dsw(Section):
     save_image: bool = False
 
 
-class Idle(Section):
+class Idle(Section, frozen=True):
     after: Seconds = Seconds(15 * 60)
     warn_for: Seconds = Seconds(10 * 60)
     action: Literal["remind", "stop"] = "remind"
@@ -117,25 +114,25 @@ class Idle(Section):
     timezone: str = "Asia/Shanghai"
 
 
-class Budget(Section):
+class Budget(Section, frozen=True):
     compute_hours: float = 250.0
     compute_hours_per_hour: float | None = None
     yuan_per_hour: float | None = None
     yuan_per_month: float | None = None
 
 
-class Alerts(Section):
+class Alerts(Section, frozen=True):
     urls: tuple[Secret, ...] = ()
     webhook_clients: tuple[str, ...] = ()
 
 
-class Nats(Section):
+class Nats(Section, frozen=True):
     url: str = ""
     credentials: str = ""
     subject_prefix: str = "dswbot"
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """Everything that can be configured."""
 
     data_dir: str = "./data"

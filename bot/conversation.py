@@ -42,10 +42,11 @@ def now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """How the model is asked: what every conversation begins with, and whether it thinks first."""
+    """How the model is asked: what every conversation begins with, whether it thinks first, how long it may talk."""
 
     system_prompt: str = ""
     thinking: bool | None = None
+    max_tokens: int | None = None
 
 
 class Channel(Protocol):
@@ -61,9 +62,7 @@ class Channel(Protocol):
 class Turns:
     """Accepts messages and answers them. `run` is the dispatcher; one a process."""
 
-    def __init__(
-        self, db: Database, engine: Engine, persona: Persona, *, owner: str, concurrency: int
-    ) -> None:
+    def __init__(self, db: Database, engine: Engine, persona: Persona, *, owner: str, concurrency: int) -> None:
         self._db = db
         self._engine = engine
         self._persona = persona
@@ -109,7 +108,8 @@ class Turns:
                 await free.acquire()
                 if claim := await self._claim():
                     task = group.create_task(self._answer(claim), name=f"turn {claim.public_id}")
-                    task.add_done_callback(lambda _: (free.release(), self._wake.set()))
+                    task.add_done_callback(lambda _: free.release())
+                    task.add_done_callback(lambda _: self._wake.set())
                     continue
                 free.release()
                 with contextlib.suppress(TimeoutError):
@@ -146,7 +146,7 @@ class Turns:
             await self._dead_letter(claim, live, str(error))
         except EngineUnavailable:
             await self._give_back(claim)
-        except Exception as error:  # boundary: one turn must not end the others
+        except Exception as error:  # noqa: BLE001 - boundary: one turn must not end the others
             await self._failed(claim, live, error)
         finally:
             live.end()
@@ -158,9 +158,7 @@ class Turns:
         started = now()
         try:
             async with self._db.read() as session:
-                request = self._request(
-                    await conversations.history(session, claim.conversation_id), claim.text
-                )
+                request = self._request(await conversations.history(session, claim.conversation_id), claim.text)
             async with aclosing(self._engine.generate(request, patience=None)) as chunks, live.stoppable():
                 async for chunk in chunks:
                     live.add(chunk)
@@ -183,7 +181,12 @@ class Turns:
         system = [ChatMessage("system", self._persona.system_prompt)] if self._persona.system_prompt else []
         turns = [ChatMessage(turn.role, turn.content) for turn in history]
         messages = (*system, *turns, ChatMessage("user", text))
-        return Request(messages=messages, thinking=self._persona.thinking, drop_oldest=True)
+        return Request(
+            messages=messages,
+            thinking=self._persona.thinking,
+            max_tokens=self._persona.max_tokens,
+            drop_oldest=True,
+        )
 
     async def _finish(self, claim: Claim, live: LiveTurn, outcome: Outcome) -> None:
         info = self._engine.state.info
@@ -203,11 +206,7 @@ class Turns:
         return channel.deliveries(seen, outcome) if channel else []
 
     async def _failed(self, claim: Claim, live: LiveTurn, error: Exception) -> None:
-        reason = (
-            str(error)
-            if isinstance(error, InferenceError | StorageError)
-            else "an internal error, see the log"
-        )
+        reason = str(error) if isinstance(error, InferenceError | StorageError) else "an internal error, see the log"
         log.error("a turn failed", message=claim.public_id, attempt=claim.attempts, exc_info=error)
         if claim.attempts >= ATTEMPTS:
             await self._dead_letter(claim, live, reason)

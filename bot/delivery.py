@@ -51,6 +51,16 @@ class Sender(Protocol):
         """Whether sending it twice does no harm."""
 
 
+class Unconfigured:
+    """Stands in for a channel that is switched off: what it should send waits."""
+
+    async def send(self, delivery: Delivery) -> str | None:
+        raise TryLater(f"the channel {delivery.channel} is not configured")
+
+    def repeatable(self, _delivery: Delivery) -> bool:
+        return True
+
+
 class Deliveries:
     """Empties the outbox. `run` is the loop; one a process."""
 
@@ -94,10 +104,8 @@ class Deliveries:
 
     async def _send(self, delivery: Delivery) -> None:
         """One try, and what it leads to."""
-        sender = self.senders.get(delivery.channel)
+        sender = self.senders.get(delivery.channel, Unconfigured())
         try:
-            if sender is None:
-                raise TryLater(f"the channel {delivery.channel} is not configured")
             reference = await sender.send(delivery)
         except TryLater as error:
             await self._later(delivery, error)
@@ -106,9 +114,7 @@ class Deliveries:
             async with self._db.write() as session:
                 await outbox.mark_dead(session, delivery.id, str(error))
         except Uncertain as error:
-            log.error(
-                "a delivery may or may not have arrived", delivery=delivery.public_id, reason=str(error)
-            )
+            log.error("a delivery may or may not have arrived", delivery=delivery.public_id, reason=str(error))
             async with self._db.write() as session:
                 await outbox.mark_uncertain(session, delivery.id, str(error))
         else:
@@ -123,6 +129,4 @@ class Deliveries:
                 return
             wait = error.after if error.after is not None else RETRY_SECONDS[delivery.attempts - 1]
             await outbox.mark_retry(session, delivery.id, now() + timedelta(seconds=wait), str(error))
-        log.warning(
-            "a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error)
-        )
+        log.warning("a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error))

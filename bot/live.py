@@ -88,25 +88,23 @@ class LiveTurn:
         self._scope.reschedule(asyncio.get_running_loop().time())
         return True
 
-    async def changed(self, timeout: float) -> bool:
-        """Waits for the next change; False where none came in `timeout` seconds."""
+    async def changed(self, seconds: float) -> bool:
+        """Waits for the next change; False where none came in `seconds`."""
         try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
+            await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
             return False
         return True
 
-    async def over(self, timeout: float) -> None:
-        """Waits for the end of the turn, at most `timeout` seconds."""
+    async def over(self, seconds: float) -> None:
+        """Waits for the end of the turn, at most `seconds`."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 while not self.ended:
                     await self._changed.wait()
 
     def outcome(self, started_at: datetime, finished_at: datetime) -> Outcome:
-        return Outcome(
-            self.text.strip(), self.reasoning, self._finish_reason, self._usage, started_at, finished_at
-        )
+        return Outcome(self.text.strip(), self.reasoning, self._finish_reason, self._usage, started_at, finished_at)
 
     def _notify(self) -> None:
         self._changed.set()

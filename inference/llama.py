@@ -6,7 +6,8 @@ for 512 tokens. ctypes lets go of the GIL during each call.
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence as Tokens
+from collections.abc import Callable
+from collections.abc import Sequence as Tokens
 from functools import cached_property
 from typing import Any
 
@@ -88,7 +89,7 @@ class Vocabulary:
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         buffer = (ll.llama_token * room)()
-        count = ll.llama_tokenize(self._vocab, raw, len(raw), buffer, room, False, special)  # noqa: FBT003
+        count = ll.llama_tokenize(self._vocab, raw, len(raw), buffer, room, False, special)
         return list(buffer[: max(count, 0)])
 
     def piece(self, token: int, *, special: bool = False) -> bytes:

@@ -105,7 +105,7 @@ class Prompter:
         tokens: list[int] = []
         for index, part in enumerate(QUOTED.split(text)):
             typed = index % 2 == 1
-            part = self._vocabulary.control_texts[int(part)] if typed else part
-            if part:
-                tokens += self._vocabulary.tokenize(part, special=not typed)
+            piece = self._vocabulary.control_texts[int(part)] if typed else part
+            if piece:
+                tokens += self._vocabulary.tokenize(piece, special=not typed)
         return tokens

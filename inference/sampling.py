@@ -6,9 +6,7 @@ import msgspec
 
 from inference.protocol import Sampling
 
-FULL_TOP_K = (
-    1000  # top_k off still bounds the candidates: sorting 150,000 of them a token is slow and changes nothing
-)
+FULL_TOP_K = 1000  # top_k off still bounds the candidates: sorting 150,000 of them a token is slow and changes nothing
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -25,7 +23,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 # From the model cards: SmolLM2-135M-Instruct; Qwen3 with and without thinking (never greedy).
 GENERIC = Sampling(temperature=0.7, top_p=0.9, top_k=40, min_p=0.05)
-SMOLLM2 = Sampling(temperature=0.2, top_p=0.9, top_k=40, min_p=0.0)
+SMOLLM2 = Sampling(temperature=0.2, top_p=0.9, top_k=40, min_p=0.0, frequency_penalty=0.2)  # else it repeats itself
 QWEN3 = Sampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.0)
 QWEN3_THINKING = Sampling(temperature=0.6, top_p=0.95, top_k=20, min_p=0.0)
 

@@ -38,17 +38,11 @@ def _new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-async def create_client(
-    session: AsyncSession, name: str, callback_url: str | None, now: datetime
-) -> NewClient:
+async def create_client(session: AsyncSession, name: str, callback_url: str | None, now: datetime) -> NewClient:
     """Makes a client with its key. Raises DuplicateName."""
-    made = await insert_new(
-        session, Client, name=name, secret=_new_secret(), callback_url=callback_url, created_at=now
-    )
+    made = await insert_new(session, Client, name=name, secret=_new_secret(), callback_url=callback_url, created_at=now)
     if not made:
-        raise DuplicateName(
-            f"There is a client {name!r} already: `dswbot client rotate {name}` gives it a new key."
-        )
+        raise DuplicateName(f"There is a client {name!r} already: `dswbot client rotate {name}` gives it a new key.")
     return await _hand_over(session, await _row(session, name), now)
 
 

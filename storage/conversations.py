@@ -53,10 +53,5 @@ async def history(session: AsyncSession, conversation_id: int, limit: int = HIST
 
 async def last_message_id(session: AsyncSession, conversation_id: int) -> int | None:
     """The message that the next one answers."""
-    query = (
-        select(Message.id)
-        .where(Message.conversation_id == conversation_id)
-        .order_by(Message.id.desc())
-        .limit(1)
-    )
+    query = select(Message.id).where(Message.conversation_id == conversation_id).order_by(Message.id.desc()).limit(1)
     return await session.scalar(query)

@@ -122,9 +122,7 @@ def _parsed(url: str) -> URL:
         driver = parsed.get_dialect().driver
     except (ArgumentError, NoSuchModuleError, ImportError):
         raise DatabaseUrlInvalid from None
-    if driver not in ("aiosqlite", "asyncpg") or (
-        driver == "aiosqlite" and parsed.database in (None, "", ":memory:")
-    ):
+    if driver not in ("aiosqlite", "asyncpg") or (driver == "aiosqlite" and parsed.database in (None, "", ":memory:")):
         raise DatabaseUrlInvalid
     return parsed
 
@@ -140,9 +138,7 @@ def _make_private(file: Path) -> None:
 
 
 def _sqlite_engine(url: URL, *, size: int, begin: str, reads_only: bool) -> AsyncEngine:
-    engine = create_async_engine(
-        url, poolclass=AsyncAdaptedQueuePool, pool_size=size, max_overflow=0, pool_timeout=60
-    )
+    engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=size, max_overflow=0, pool_timeout=60)
 
     @event.listens_for(engine.sync_engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
@@ -170,7 +166,7 @@ async def _told(url: URL) -> AsyncIterator[None]:
         raise
     except DBAPIError as error:
         raise DatabaseUnavailable(_cure(url, error.orig)) from error
-    except (OSError, asyncio.TimeoutError) as error:  # asyncpg's own, while connecting
+    except (TimeoutError, OSError) as error:  # asyncpg's own, while connecting
         raise DatabaseUnavailable(_cure(url, error)) from error
 
 
@@ -178,7 +174,9 @@ def _cure(url: URL, error: BaseException | None) -> str:
     said = " ".join(str(error).split())
     if url.get_backend_name() != "sqlite":
         where = f"{url.host or 'localhost'}:{url.port or 5432}"
-        return f"PostgreSQL at {where} refuses the database {url.database!r}: {said}. Check database.url and the server."
+        return (
+            f"PostgreSQL at {where} refuses the database {url.database!r}: {said}. Check database.url and the server."
+        )
     if isinstance(error, sqlite3.DatabaseError) and ("not a database" in said or "malformed" in said):
         return f"{url.database} is not an intact SQLite database ({said}): restore a backup, or move it away to begin anew."
     if "readonly" in said:

@@ -102,9 +102,7 @@ async def accept(session: AsyncSession, incoming: Incoming, now: datetime) -> Ac
     return await _store(session, incoming, now, state="queued")
 
 
-async def record(
-    session: AsyncSession, incoming: Incoming, deliveries: Sequence[NewDelivery], now: datetime
-) -> bool:
+async def record(session: AsyncSession, incoming: Incoming, deliveries: Sequence[NewDelivery], now: datetime) -> bool:
     """Stores a message that the adapter answers itself, with what it sends; False where it was known."""
     accepted = await _store(session, incoming, now, state="done")
     if accepted.created:
@@ -225,9 +223,7 @@ async def release(session: AsyncSession, claim: Claim) -> None:
 
 async def release_all(session: AsyncSession) -> None:
     """Gives back everything that is claimed: for the only process of its database, when it starts."""
-    await session.execute(
-        update(Inbox).where(Inbox.state == "claimed").values(state="queued", lease_until=None)
-    )
+    await session.execute(update(Inbox).where(Inbox.state == "claimed").values(state="queued", lease_until=None))
 
 
 async def _end(session: AsyncSession, claim: Claim, **values: object) -> None:
@@ -253,10 +249,8 @@ async def status(session: AsyncSession, inbox_id: int) -> Status:
         .where(Inbox.id == inbox_id)
     )
     message, key, answer = (await session.execute(query)).one()
-    reply = answer and StoredReply(
+    reply = None if answer is None else StoredReply(
         answer.content, answer.finish_reason or "", answer.prompt_tokens or 0,
         answer.cached_tokens or 0, answer.completion_tokens or 0,
     )  # fmt: skip
-    return Status(
-        message.public_id, key, message.state, message.error if message.state == "failed" else None, reply
-    )
+    return Status(message.public_id, key, message.state, message.error if message.state == "failed" else None, reply)

@@ -41,9 +41,7 @@ async def create_key(
         name=name, prefix=plaintext[:8], sha256=_digest(plaintext), scope=scope, client_id=client_id, created_at=now,
     )  # fmt: skip
     if not made:
-        raise DuplicateName(
-            f"There is a key {name!r} already: choose another name (a revoked key keeps its name)."
-        )
+        raise DuplicateName(f"There is a key {name!r} already: choose another name (a revoked key keeps its name).")
     return plaintext
 
 

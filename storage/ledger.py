@@ -42,10 +42,7 @@ async def record_usage(session: AsyncSession, usage: Usage) -> None:
 
 async def last_activity(session: AsyncSession) -> datetime | None:
     """When a message last came or an answer last ended."""
-    times = [
-        await session.scalar(select(func.max(column)))
-        for column in (Inbox.created_at, models.Usage.finished_at)
-    ]
+    times = [await session.scalar(select(func.max(column))) for column in (Inbox.created_at, models.Usage.finished_at)]
     return max((time for time in times if time), default=None)
 
 

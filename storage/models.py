@@ -4,18 +4,8 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    DateTime,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Text,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import text as sql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -40,6 +30,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
+        assert isinstance(value, datetime)
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
@@ -72,7 +63,7 @@ class Conversation(Table):
     __table_args__ = (
         Index(
             "uq_conversations_open_key", "key", unique=True,
-            sqlite_where=text("closed_at IS NULL"), postgresql_where=text("closed_at IS NULL"),
+            sqlite_where=sql("closed_at IS NULL"), postgresql_where=sql("closed_at IS NULL"),
         ),
     )  # fmt: skip
 
@@ -125,12 +116,12 @@ class Inbox(Table):
         UniqueConstraint("source", "external_id"),
         Index(
             "uq_inbox_one_in_flight", "conversation_id", unique=True,
-            sqlite_where=text("state = 'claimed'"), postgresql_where=text("state = 'claimed'"),
+            sqlite_where=sql("state = 'claimed'"), postgresql_where=sql("state = 'claimed'"),
         ),
         Index(
             "ix_inbox_unfinished", "conversation_id", "id",
-            sqlite_where=text("state IN ('queued', 'claimed')"),
-            postgresql_where=text("state IN ('queued', 'claimed')"),
+            sqlite_where=sql("state IN ('queued', 'claimed')"),
+            postgresql_where=sql("state IN ('queued', 'claimed')"),
         ),
         Index(None, "created_at"),
     )  # fmt: skip
@@ -156,8 +147,8 @@ class Outbox(Table):
     __table_args__ = (
         Index(
             "ix_outbox_unfinished", "channel", "lane", "id",
-            sqlite_where=text("state IN ('planned', 'sending')"),
-            postgresql_where=text("state IN ('planned', 'sending')"),
+            sqlite_where=sql("state IN ('planned', 'sending')"),
+            postgresql_where=sql("state IN ('planned', 'sending')"),
         ),
     )  # fmt: skip
 

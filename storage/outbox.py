@@ -128,6 +128,4 @@ async def replay(session: AsyncSession, identifier: str, now: datetime) -> None:
         .returning(Outbox.id)
     )
     if (await session.execute(again)).first() is None:
-        raise UnknownName(
-            f"There is no uncertain or dead delivery {identifier}; `dswbot outbox list` shows them."
-        )
+        raise UnknownName(f"There is no uncertain or dead delivery {identifier}; `dswbot outbox list` shows them.")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sqlalchemy import inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,10 +12,5 @@ from storage.models import Table
 async def insert_new(session: AsyncSession, table: type[Table], **values: Any) -> bool:
     """Inserts a row; False where a row with the same unique key is there already."""
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = (
-        insert(table)
-        .values(**values)
-        .on_conflict_do_nothing()
-        .returning(table.__table__.primary_key.columns[0])
-    )
+    statement = insert(table).values(**values).on_conflict_do_nothing().returning(*inspect(table).primary_key)
     return (await session.execute(statement)).first() is not None

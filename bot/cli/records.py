@@ -82,9 +82,7 @@ def client_list() -> None:
     from storage import clients
 
     for row in in_database(clients.list_clients):
-        typer.echo(
-            f"{row.name:<20}  {'disabled' if row.disabled else 'enabled':<8}  {row.callback_url or '-'}"
-        )
+        typer.echo(f"{row.name:<20}  {'disabled' if row.disabled else 'enabled':<8}  {row.callback_url or '-'}")
 
 
 @client.command("rotate")
@@ -95,9 +93,7 @@ def client_rotate(name: Name) -> None:
     from bot.conversation import now
     from storage import clients
 
-    typer.echo(
-        msgspec.json.encode(in_database(lambda session: clients.rotate(session, name, now()))).decode()
-    )
+    typer.echo(msgspec.json.encode(in_database(lambda session: clients.rotate(session, name, now()))).decode())
 
 
 @client.command("disable")

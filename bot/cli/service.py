@@ -27,15 +27,14 @@ def _show_ready(running: "Running") -> None:
     where = "on the GPU" if model.gpu else "on the CPU"
     lines = [
         f"dswbot is ready on {running.url}",
-        f"  model      {model.model} ({model.description}) {where}, {model.slots} conversations of {model.context} tokens",
+        f"  model      {model.model} ({model.description}) {where}",
+        f"  room       {model.slots} conversations at once, {model.context} tokens each",
         f"  Telegram   {'@' + running.telegram if running.telegram else 'off: set telegram.token to switch it on'}",
         "  terminal   dswbot chat",
         "  programs   dswbot key new NAME",
     ]
     if running.demo:
-        lines.append(
-            "  This model only shows that everything works. For a real one: dswbot model pull qwen3-4b"
-        )
+        lines.append("  This model only shows that everything works. For a real one: dswbot model pull qwen3-4b")
     typer.echo("\n".join(lines))
 
 

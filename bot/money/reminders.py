@@ -44,7 +44,8 @@ def _cost(span: timedelta, rates: Rates, *, chinese: bool) -> str:
 def in_english(spell: IdleSpell, rates: Rates) -> str:
     text = f"Nobody has used the GPU for {duration(spell.lasted)}."
     if idle := _cost(spell.lasted, rates, chinese=False):
-        text += f" This idle time has cost {idle}, all {duration(spell.up)} since the start {_cost(spell.up, rates, chinese=False)}."
+        whole = _cost(spell.up, rates, chinese=False)
+        text += f" This idle time has cost {idle}, all {duration(spell.up)} since the start {whole}."
     else:
         text += " Set budget.yuan_per_hour or budget.compute_hours_per_hour to see what that costs."
     return text + " If you are done, stop the DSW instance in the PAI console; otherwise just send a message."

@@ -30,7 +30,7 @@ class Keys:
             raise ApiError(
                 401,
                 "This key is not valid: make one with `dswbot key new NAME`." if sent
-                else "A key is needed: send the header `Authorization: Bearer KEY`; `dswbot key new NAME` makes one.",
+                else "A key is needed, as `Authorization: Bearer KEY`; `dswbot key new NAME` makes one.",
                 code="invalid_api_key" if sent else "missing_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip

@@ -19,9 +19,7 @@ BODY_TIMEOUT = 30.0  # seconds in which a body must have come
 async def read_body(request: web.Request) -> bytes:
     """The raw JSON body. Raises ApiError 415, 408; aiohttp itself answers 413."""
     if request.content_type != "application/json":
-        raise ApiError(
-            415, "Send the body as JSON, with the header Content-Type: application/json.", code="not_json"
-        )
+        raise ApiError(415, "Send the body as JSON, with the header Content-Type: application/json.", code="not_json")
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             return await request.read()
@@ -46,17 +44,11 @@ def _invalid(complaint: str) -> ApiError:
         where = f"{where}.{unknown[1]}" if where else unknown[1]
         return ApiError(400, f"{what}.", code="invalid_field", param=where)
     if where.partition(".")[0] in UNSUPPORTED:
-        return ApiError(
-            400, f"{where}: this value is not supported here.", code="unsupported_value", param=where
-        )
-    return ApiError(
-        400, f"{where}: {what}." if where else f"{what}.", code="invalid_field", param=where or None
-    )
+        return ApiError(400, f"{where}: this value is not supported here.", code="unsupported_value", param=where)
+    return ApiError(400, f"{where}: {what}." if where else f"{what}.", code="invalid_field", param=where or None)
 
 
-def json_response(
-    content: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def json_response(content: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
         status=status, headers=headers, body=msgspec.json.encode(content), content_type="application/json"
     )

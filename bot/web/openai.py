@@ -9,7 +9,7 @@ from datetime import datetime
 
 import structlog
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from bot.conversation import Persona, now
 from bot.web import openai_types as o
@@ -195,13 +195,11 @@ class _Answer:
         return self._chunk((o.ChunkChoice(0, delta, finish),), None if self._wants_usage else UNSET)
 
     def _chunk(
-        self, choices: tuple[o.ChunkChoice, ...], usage: "o.UsageReport | None | UNSET"
+        self, choices: tuple[o.ChunkChoice, ...], usage: o.UsageReport | UnsetType | None
     ) -> o.ChatCompletionChunk:
         return o.ChatCompletionChunk(self._id, self._created, self._call.model, choices, usage)
 
 
 def _report(usage: Usage | None) -> o.UsageReport:
     usage = usage or Usage(0, 0, 0)
-    return o.UsageReport(
-        usage.prompt, usage.completion, usage.prompt + usage.completion, o.CachedTokens(usage.cached)
-    )
+    return o.UsageReport(usage.prompt, usage.completion, usage.prompt + usage.completion, o.CachedTokens(usage.cached))

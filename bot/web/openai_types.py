@@ -14,12 +14,12 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What a client sends: anything that is not declared is refused by name."""
 
 
-class TextPart(Struct):
+class TextPart(Struct, frozen=True):
     type: Literal["text"]
     text: str
 
 
-class Message(Struct):
+class Message(Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
     name: str | None = None
@@ -37,16 +37,16 @@ class Message(Struct):
         return self.content or ""
 
 
-class StreamOptions(Struct):
+class StreamOptions(Struct, frozen=True):
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class ResponseFormat(Struct):
+class ResponseFormat(Struct, frozen=True):
     type: Literal["text"] = "text"
 
 
-class TemplateOptions(Struct):
+class TemplateOptions(Struct, frozen=True):
     enable_thinking: bool | None = None
 
 
@@ -55,7 +55,7 @@ Stop = Annotated[str, Meta(min_length=1, max_length=200)]
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class ChatCompletionRequest(Struct):
+class ChatCompletionRequest(Struct, frozen=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     model: str
     stream: bool | None = None
@@ -77,7 +77,7 @@ class ChatCompletionRequest(Struct):
     tools: Annotated[list[Any], Meta(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
-    logprobs: Literal[False] | None = None  # type: ignore[valid-type]
+    logprobs: Literal[False] | None = None
     logit_bias: Annotated[dict[str, Any], Meta(max_length=0)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None

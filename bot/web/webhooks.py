@@ -122,9 +122,7 @@ class Webhooks:
                 code="unknown_client",
             )  # fmt: skip
         if client.disabled:
-            raise ApiError(
-                403, f"The client is disabled: `dswbot client enable {name}`.", code="client_disabled"
-            )
+            raise ApiError(403, f"The client is disabled: `dswbot client enable {name}`.", code="client_disabled")
         return name
 
     async def _status(self, live: LiveTurn) -> Status:
@@ -190,9 +188,7 @@ def _failure(status: Status) -> ApiError:
 def _report(status: Status, *, state: bool = False) -> MessageReport:
     reply: ReplyReport | UnsetType = UNSET
     if status.reply:
-        usage = UsageReport(
-            status.reply.prompt_tokens, status.reply.cached_tokens, status.reply.completion_tokens
-        )
+        usage = UsageReport(status.reply.prompt_tokens, status.reply.cached_tokens, status.reply.completion_tokens)
         reply = ReplyReport(status.reply.text, status.reply.finish_reason, usage)
     return MessageReport(
         status.public_id, status.conversation_key.split(":", 2)[-1],

@@ -45,9 +45,7 @@ class Shown:
 
 
 class FakeTelegram:
-    def __init__(
-        self, token: str = "123:abc", *, flood: Flood | None = None, callback_ttl: float = 15
-    ) -> None:
+    def __init__(self, token: str = "123:abc", *, flood: Flood | None = None, callback_ttl: float = 15) -> None:
         """`callback_ttl`: seconds to answer a pressed button in; Telegram publishes no number."""
         self._account = BotAccount(int(token.partition(":")[0]), callback_ttl)
         self._server = BotApiServer(token, self._account, FloodGate(flood))
@@ -88,9 +86,7 @@ class FakeTelegram:
         """A chat that the bot may write to, as if it had been used before."""
         if chat_id in self._account.rooms:
             return self._account.rooms[chat_id]
-        assert (chat_type == "private") == (chat_id > 0), (
-            "ids of groups are negative, those of users positive"
-        )
+        assert (chat_type == "private") == (chat_id > 0), "ids of groups are negative, those of users positive"
         title, first_name = (None, name) if chat_type == "private" else (f"{name}'s group", None)
         room = self._account.rooms[chat_id] = Room(Chat(chat_id, chat_type, title, first_name))
         return room
@@ -122,9 +118,7 @@ class FakeTelegram:
         )
         return self._account.updates.add(message=message)
 
-    def user_presses(
-        self, button: str, user_id: int = 7, chat_id: int | None = None, name: str = "Ann"
-    ) -> int:
+    def user_presses(self, button: str, user_id: int = 7, chat_id: int | None = None, name: str = "Ann") -> int:
         """Presses the newest button with this text or callback_data; the update's id, as of `user_sends`."""
         room = self._account.rooms[user_id if chat_id is None else chat_id]
         for message in reversed(room.messages.values()):

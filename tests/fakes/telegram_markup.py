@@ -31,9 +31,7 @@ _TAGS = {
 _TAG_NAME = re.compile(r"</?([^\s>]*)")
 _TAG_END = re.compile(r"\s*>")
 _ATTRIBUTE = re.compile(r"""\s*([^\s=>]+)(?:\s*=\s*("[^"]*"|'[^']*'|[\w.-]+))?""")
-_CHARACTER = re.compile(
-    r"&(?:(?:lt|gt|amp|quot)(?![a-zA-Z])|#\d{1,7}|#x[0-9a-fA-F]{1,6});?"
-)  # no other name is known
+_CHARACTER = re.compile(r"&(?:(?:lt|gt|amp|quot)(?![a-zA-Z])|#\d{1,7}|#x[0-9a-fA-F]{1,6});?")  # no other name is known
 
 _RESERVED = "_*[]()~`>#+-=|{}.!\n"
 _DELIMITERS = {  # longest first: the entity that it opens, and what a complaint calls it

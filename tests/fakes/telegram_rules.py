@@ -80,9 +80,7 @@ def _check_button(button: Button) -> None:
     if not button.text:
         raise bad_request("inline keyboard button text is empty")
     if button.callback_data is None and button.url is None:
-        raise bad_request(
-            "can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard"
-        )
+        raise bad_request("can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard")
     if button.callback_data is not None and not 1 <= len(button.callback_data.encode()) <= 64:
         raise bad_request("BUTTON_DATA_INVALID")
 

@@ -11,9 +11,7 @@ from tests.fakes.telegram_types import ApiError, CallbackQuery, Message, Params,
 MAX_LIMIT = 100
 MAX_TIMEOUT = 50  # seconds
 _OVERLAP = "terminated by other getUpdates request; make sure that only one bot instance is running"
-_WEBHOOK_ACTIVE = (
-    "can't use getUpdates method while webhook is active; use deleteWebhook to delete the webhook first"
-)
+_WEBHOOK_ACTIVE = "can't use getUpdates method while webhook is active; use deleteWebhook to delete the webhook first"
 
 
 class UpdateQueue:

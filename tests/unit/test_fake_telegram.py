@@ -106,9 +106,7 @@ async def test_a_second_poller_ends_the_first(tg, bot):
 async def test_a_poller_that_is_gone_is_no_overlap(tg):
     async with aiohttp.ClientSession() as session:
         with pytest.raises(TimeoutError):
-            await session.get(
-                f"{tg.base_url}{TOKEN}/getUpdates?timeout=5", timeout=aiohttp.ClientTimeout(total=0.1)
-            )
+            await session.get(f"{tg.base_url}{TOKEN}/getUpdates?timeout=5", timeout=aiohttp.ClientTimeout(total=0.1))
     async with aiohttp.ClientSession() as session:
         poll = asyncio.create_task(session.get(f"{tg.base_url}{TOKEN}/getUpdates?timeout=5"))
         await tg.wait_for(lambda: len(tg.calls) == 2)
@@ -198,18 +196,14 @@ async def test_the_limit_counts_the_text_after_parsing_and_trimming(tg, bot, ann
     assert tg.chat(ann)[-1].text == "x" * 4096
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"), [("", "Message text is empty"), (" \n\t ", "Text must be non-empty")]
-)
+@pytest.mark.parametrize(("text", "reason"), [("", "Message text is empty"), (" \n\t ", "Text must be non-empty")])
 async def test_there_must_be_a_text(bot, ann, text, reason):
     with pytest.raises(BadRequest, match=reason):
         await bot.send_message(ann, text)
 
 
 async def test_control_characters_vanish_and_entities_move_along(tg, bot, ann):
-    await bot.send_message(
-        ann, "\n a\r\n\tb c ", entities=[MessageEntity("code", 5, 2), MessageEntity("bold", 9, 1)]
-    )
+    await bot.send_message(ann, "\n a\r\n\tb c ", entities=[MessageEntity("code", 5, 2), MessageEntity("bold", 9, 1)])
     shown = tg.chat(ann)[-1]
     assert shown.text == "a\n b c"
     assert [(e.type, e.offset, e.length) for e in shown.entities] == [("code", 3, 1)]
@@ -236,9 +230,7 @@ async def test_a_hundred_entities_are_shown(tg, bot, ann):
 
 
 async def test_unparsable_markup_is_refused_by_its_place(bot, ann):
-    with pytest.raises(
-        BadRequest, match='parse entities: unsupported start tag "think" at byte offset 3'
-    ) as told:
+    with pytest.raises(BadRequest, match='parse entities: unsupported start tag "think" at byte offset 3') as told:
         await bot.send_message(ann, "é <think>x</think>", parse_mode="HTML")
     assert str(told.value).startswith("Can't parse entities")
     with pytest.raises(BadRequest, match=r"character '\.' is reserved and must be escaped"):
@@ -374,9 +366,7 @@ async def test_callback_data_has_64_bytes(bot, ann):
         await bot.send_message(
             ann,
             "x",
-            reply_markup=InlineKeyboardMarkup.from_button(
-                InlineKeyboardButton("停", callback_data="停" * 22)
-            ),
+            reply_markup=InlineKeyboardMarkup.from_button(InlineKeyboardButton("停", callback_data="停" * 22)),
         )
 
 

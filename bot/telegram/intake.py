@@ -1,0 +1,82 @@
+"""Long polling. An update is committed to the inbox before the next call confirms it to Telegram.
+
+The library's own poller confirms what lies in a queue in memory; a crash then loses it. Here nothing needs to be
+remembered over a restart: what was not confirmed comes again, and what is known already is dropped.
+"""
+
+import msgspec
+import structlog
+import telegram
+
+from bot.config import Telegram
+from bot.conversation import Turns, now
+from bot.delivery import Deliveries
+from bot.telegram.commands import Command, Strangers, answer_to, command_of
+from bot.telegram.send import Payload, planned
+from bot.telegram.stream import Origin
+from bot.telegram.texts import Texts, texts_for
+from storage import conversations, inbox, people
+from storage.database import Database
+from storage.inbox import Incoming
+
+log = structlog.get_logger()
+
+SOURCE = "telegram"
+
+
+class Intake:
+    """Stores updates: questions for the turns, commands with their effect and reply."""
+
+    def __init__(self, settings: Telegram, db: Database, turns: Turns, deliveries: Deliveries, *, demo: bool) -> None:
+        self._settings = settings
+        self._db = db
+        self._turns = turns
+        self._deliveries = deliveries
+        self._demo = demo
+        self._strangers = Strangers()
+        self._bot_id = settings.token.partition(":")[0]
+
+    async def store(self, update: telegram.Update) -> None:
+        """Commits what an update brings. Doing so twice changes nothing."""
+        message = update.message
+        if message is None or message.from_user is None or message.chat.type != "private":
+            log.debug("an update is not for this bot", update=update.update_id)
+            return
+        user = message.from_user
+        language = self._settings.language or user.language_code or ""
+        texts = texts_for(language)
+        incoming = Incoming(
+            source=SOURCE,
+            external_id=f"{self._bot_id}:{update.update_id}",
+            conversation_key=f"telegram:{message.chat.id}",
+            text=message.text or "",
+            meta=msgspec.json.encode(Origin(message.chat.id, language)).decode(),
+        )
+        if not await self._is_allowed(user.id):
+            if self._strangers.may_be_told(user.id):
+                log.warning("a stranger was refused", user=user.id)
+                await self._reply(incoming, message.chat.id, texts.stranger.format(id=user.id))
+        elif command := command_of(message):
+            await self._carry_out(command, incoming, message.chat.id, texts)
+        else:
+            await self._turns.accept(incoming)
+
+    async def _is_allowed(self, user_id: int) -> bool:
+        if user_id in self._settings.admins:
+            return True
+        async with self._db.read() as session:
+            said = await people.telegram_user(session, user_id)
+        return user_id in self._settings.allowed if said is None else said
+
+    async def _carry_out(self, command: Command, incoming: Incoming, chat_id: int, texts: Texts) -> None:
+        stopped = command is Command.STOP and self._turns.stop(incoming.conversation_key)
+        text = answer_to(command, texts, demo=self._demo, stopped=stopped)
+        await self._reply(incoming, chat_id, text, forget=command is Command.NEW)
+
+    async def _reply(self, incoming: Incoming, chat_id: int, text: str, *, forget: bool = False) -> None:
+        """The effect and the reply in one transaction, once for each update."""
+        async with self._db.write() as session:
+            created = await inbox.record(session, incoming, [planned(Payload(chat_id, text))], now())
+            if created and forget:
+                await conversations.close_conversation(session, incoming.conversation_key, now())
+        self._deliveries.wake()
