@@ -36,6 +36,7 @@ from storage.errors import StorageError
 log = structlog.get_logger()
 
 SLOTS = 8
+WORKER = ("bot", "worker", "--socket")  # a worker logs as the service does
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
@@ -104,7 +105,7 @@ def engine_config(settings: Settings, file: weights.ModelFile) -> EngineConfig:
 def persona(settings: Settings, *, demo: bool) -> Persona:
     """The demo model is too small to know when to end."""
     thinking = {"auto": None, "on": True, "off": False}[settings.model.thinking]
-    return Persona(settings.model.system_prompt, thinking, 512 if demo else None)
+    return Persona(settings.model.system_prompt, thinking, 256 if demo else None)
 
 
 async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: asyncio.Event, *,
@@ -115,7 +116,7 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
     async with AsyncExitStack() as stack:
         stack.enter_context(_sole_user(settings))
         db = await stack.enter_async_context(opened_database(settings))
-        engine = await stack.enter_async_context(Engine(engine_config(settings, file)))
+        engine = await stack.enter_async_context(Engine(engine_config(settings, file), WORKER))
         manner = persona(settings, demo=file.demo)
         owner = f"{socket.gethostname()}:{os.getpid()}"
         slots = settings.model.slots or SLOTS

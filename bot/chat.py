@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -16,7 +17,7 @@ from rich.console import Console
 from bot import app
 from bot.app import Running, opened_database
 from bot.config import Settings
-from bot.conversation import now
+from bot.clock import now
 from bot.errors import DswbotError
 from storage import keys
 
@@ -99,7 +100,8 @@ async def a_service(settings: Settings, url: str, key: str) -> AsyncIterator[tup
     stop = asyncio.Event()
     service = asyncio.create_task(app.serve(private, ready.set_result, stop, telegram=False), name="own service")
     try:
-        await asyncio.wait({service, ready}, return_when=asyncio.FIRST_COMPLETED)
+        first: list[asyncio.Future[Any]] = [service, ready]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if service.done():
             service.result()
         yield ready.result().url, key

@@ -11,11 +11,12 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Protocol
 
 import structlog
 
+from bot.clock import now
 from bot.live import LiveTurn, Outcome
 from inference.engine import Engine
 from inference.errors import EngineUnavailable, InferenceError, InvalidRequest
@@ -33,11 +34,6 @@ RENEW_EVERY = 5.0  # seconds
 POLL = 1.0  # seconds after which the dispatcher looks for work that nobody woke it for
 ATTEMPTS = 3  # tries of a message that fails for a reason of ours
 SHOW_GRACE = 5.0  # seconds that a live view may take to finish the call it is in
-
-
-def now() -> datetime:
-    """The time, in UTC."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)

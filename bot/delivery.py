@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from bot.conversation import now
+from bot.clock import now
 from bot.errors import DswbotError
 from storage import outbox
 from storage.database import Database

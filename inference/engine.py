@@ -13,7 +13,7 @@ import structlog
 
 from inference import protocol as p
 from inference.errors import EngineUnavailable, InferenceError, InvalidRequest, PromptTooLong, WorkerDied
-from inference.supervisor import Link, worker_process
+from inference.supervisor import WORKER, Link, worker_process
 
 log = structlog.get_logger()
 
@@ -54,8 +54,10 @@ class _Pending:
 class Engine:
     """A supervised worker. Use as `async with`; `generate` may be called as soon as the block begins."""
 
-    def __init__(self, config: p.EngineConfig) -> None:
+    def __init__(self, config: p.EngineConfig, worker: tuple[str, ...] = WORKER) -> None:
+        """`worker`: the module to run, and what comes before the socket's path."""
         self._config = config
+        self._worker = worker
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._link: Link | None = None
@@ -133,7 +135,7 @@ class Engine:
         pause = 0.0
         while True:
             try:
-                async with worker_process() as link:
+                async with worker_process(self._worker) as link:
                     await self._serve(link)
             except (EngineUnavailable, OSError) as error:
                 self._set("failed", str(error))

@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from inference import protocol as p
 from inference.errors import EngineUnavailable
 
+WORKER = ("inference.worker",)
 DIAL_TIMEOUT = 60.0  # seconds from the start of the process to its call
 SECRET_PREFIXES = ("DSWBOT_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "OPENAI_", "MODELSCOPE_")
 
@@ -65,18 +67,19 @@ async def _listening() -> AsyncIterator[
 
 
 @contextlib.asynccontextmanager
-async def worker_process() -> AsyncIterator[Link]:
+async def worker_process(worker: tuple[str, ...]) -> AsyncIterator[Link]:
     """A running worker that has dialled in; it is gone when the block ends."""
     async with _listening() as (path, caller):
         # -P: a file in the working directory must not stand in for a module of ours
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "inference.worker", path,
+            sys.executable, "-P", "-m", *worker, path,
             stdin=asyncio.subprocess.DEVNULL, env=_environment(), start_new_session=True,
         )  # fmt: skip
         died = asyncio.create_task(process.wait(), name="worker exit")
         link = None
         try:
-            await asyncio.wait({died, caller}, timeout=DIAL_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+            first: list[asyncio.Future[Any]] = [died, caller]
+            await asyncio.wait(first, timeout=DIAL_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if not caller.done():
                 raise EngineUnavailable("The model's process does not start; its output above says why.")
             link = Link(process.pid, *caller.result())

@@ -141,11 +141,11 @@ def resolve(name: str, path: str, models_dir: Path) -> ModelFile:
     raise ModelMissing(f"The model {name} is not on this disk: `dswbot model pull {name}` fetches it.")
 
 
-def pull(name: str, models_dir: Path, show: Callable[[Progress], None]) -> ModelFile:
+def pull(name: str, models_dir: Path, show: Callable[[Progress], None], endpoint: str | None = None) -> ModelFile:
     """Fetches a model, or goes on with an earlier try; one that is complete is left as it is."""
     from inference import hub  # only here: the download library takes its time
 
     model = find(name)
     if model.repository and not _pulled(models_dir, model):
-        hub.fetch(model, models_dir / model.name, show)
+        hub.fetch(model, models_dir / model.name, show, endpoint)
     return resolve(name, "", models_dir)

@@ -178,7 +178,7 @@ def _cure(url: URL, error: BaseException | None) -> str:
             f"PostgreSQL at {where} refuses the database {url.database!r}: {said}. Check database.url and the server."
         )
     if isinstance(error, sqlite3.DatabaseError) and ("not a database" in said or "malformed" in said):
-        return f"{url.database} is not an intact SQLite database ({said}): restore a backup, or move it away to begin anew."
+        return f"{url.database} is not an intact SQLite database ({said}): restore a backup, or move it away."
     if "readonly" in said:
         return f"{url.database} is read-only: make the file and its directory writable."
     if "full" in said or "disk I/O" in said:

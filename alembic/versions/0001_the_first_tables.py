@@ -1,6 +1,7 @@
 """the first tables"""
 
 import sqlalchemy as sa
+
 from alembic import op
 
 revision = "0001"

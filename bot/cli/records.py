@@ -33,7 +33,7 @@ class Scope(StrEnum):
 @key.command("new")
 def key_new(name: Name, scope: Annotated[Scope, typer.Option(help="What it may call.")] = Scope.chat) -> None:
     """Make a key and print it, alone on the last line. It is shown only once."""
-    from bot.conversation import now
+    from bot.clock import now
     from storage import keys
 
     async def make(session: "AsyncSession") -> str:
@@ -55,7 +55,7 @@ def key_list() -> None:
 @key.command("revoke")
 def key_revoke(name: Name) -> None:
     """End a key."""
-    from bot.conversation import now
+    from bot.clock import now
     from storage import keys
 
     in_database(lambda session: keys.revoke_key(session, name, now()))
@@ -69,7 +69,7 @@ def client_new(
     """Make a webhook client; prints its name, key and secret as one JSON object. They are shown only once."""
     import msgspec
 
-    from bot.conversation import now
+    from bot.clock import now
     from storage import clients
 
     made = in_database(lambda session: clients.create_client(session, name, callback_url or None, now()))
@@ -90,7 +90,7 @@ def client_rotate(name: Name) -> None:
     """Give a client a new key and secret; prints them as one JSON object."""
     import msgspec
 
-    from bot.conversation import now
+    from bot.clock import now
     from storage import clients
 
     typer.echo(msgspec.json.encode(in_database(lambda session: clients.rotate(session, name, now()))).decode())
@@ -109,7 +109,7 @@ def client_enable(name: Name) -> None:
 
 
 def _set_disabled(name: str, *, disabled: bool) -> None:
-    from bot.conversation import now
+    from bot.clock import now
     from storage import clients
 
     in_database(lambda session: clients.set_disabled(session, name, disabled=disabled, now=now()))
@@ -129,7 +129,7 @@ def telegram_deny(user: UserId) -> None:
 
 
 def _set_person(user: int, *, allowed: bool) -> None:
-    from bot.conversation import now
+    from bot.clock import now
     from storage import people
 
     in_database(lambda session: people.set_telegram_user(session, user, allowed=allowed, now=now()))
@@ -150,7 +150,7 @@ def outbox_list() -> None:
 @outbox.command("replay")
 def outbox_replay(delivery: Annotated[str, typer.Argument(metavar="ID", show_default=False)]) -> None:
     """Send a delivery once more, though it may have arrived."""
-    from bot.conversation import now
+    from bot.clock import now
     from storage import outbox as rows
 
     in_database(lambda session: rows.replay(session, delivery, now()))

@@ -8,7 +8,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from bot.conversation import now
+from bot.clock import now
 from bot.money.policy import Evidence, IdleSpell, Rates, idle_spell
 from inference.engine import Engine
 from storage import ledger, outbox

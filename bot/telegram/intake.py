@@ -9,7 +9,8 @@ import structlog
 import telegram
 
 from bot.config import Telegram
-from bot.conversation import Turns, now
+from bot.clock import now
+from bot.conversation import Turns
 from bot.delivery import Deliveries
 from bot.telegram.commands import Command, Strangers, answer_to, command_of
 from bot.telegram.send import Payload, planned

@@ -7,6 +7,8 @@ from storage import keys
 from storage.database import Database
 from storage.keys import KeyInfo
 
+NO_KEY = "A key is needed, as `Authorization: Bearer KEY`; `dswbot key new NAME` makes one."
+
 
 class Keys:
     """Checks the `Authorization: Bearer` header against the database."""
@@ -30,13 +32,14 @@ class Keys:
             raise ApiError(
                 401,
                 "This key is not valid: make one with `dswbot key new NAME`." if sent
-                else "A key is needed, as `Authorization: Bearer KEY`; `dswbot key new NAME` makes one.",
+                else NO_KEY,
                 code="invalid_api_key" if sent else "missing_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
         if key.scope not in (scope, "admin"):
             raise ApiError(
-                403, f"This key has the scope {key.scope}; this call needs {scope}: `dswbot key new NAME --scope {scope}`.",
+                403,
+                f"This key has the scope {key.scope}; this call needs {scope}: `dswbot key new NAME --scope {scope}`.",
                 code="wrong_scope",
             )  # fmt: skip
         return key

@@ -11,7 +11,8 @@ import structlog
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from bot.conversation import Persona, now
+from bot.clock import now
+from bot.conversation import Persona
 from bot.web import openai_types as o
 from bot.web.auth import Keys
 from bot.web.body import EventStream, json_response, parse, read_body

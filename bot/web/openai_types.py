@@ -149,7 +149,7 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True):
     created: int
     model: str
     choices: tuple[ChunkChoice, ...]
-    usage: UsageReport | None | msgspec.UnsetType = msgspec.UNSET
+    usage: UsageReport | msgspec.UnsetType | None = msgspec.UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 

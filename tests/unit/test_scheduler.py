@@ -44,7 +44,8 @@ def test_a_short_prompt_does_not_wait_behind_a_long_one_but_a_long_one_ages():
     assert [(p.sequence.id, p.count) for p in scheduler.plan(prefill=64, now=0)] == [(1, 384), (2, 100)]
     long = scheduler.running[0]
     long.arrived = -60.0
-    assert [(p.sequence.id, p.count) for p in scheduler.plan(prefill=64, now=0)][0] == (1, 512)
+    first = scheduler.plan(prefill=64, now=0)[0]
+    assert (first.sequence.id, first.count) == (1, 512)
 
 
 def test_a_conversation_finds_its_own_slot_and_computes_only_what_is_new():

@@ -1,0 +1,104 @@
+"""Deliveries: in order within a lane, and no lane waits for another."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from storage import outbox
+from storage.database import Database
+from storage.errors import UnknownName
+from storage.outbox import Delivery, NewDelivery
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=5)
+
+
+async def plan(db: Database, *lanes: str, channel: str = "telegram") -> None:
+    async with db.write() as session:
+        planned = [NewDelivery(channel, lane, f'"{n}"') for n, lane in enumerate(lanes)]
+        await outbox.add(session, planned, NOW)
+
+
+async def due(db: Database, now: datetime = NOW, limit: int = 32) -> list[Delivery]:
+    async with db.write() as session:
+        return await outbox.claim_due(session, now, limit)
+
+
+async def mark(db: Database, how, *args) -> None:
+    async with db.write() as session:
+        await how(session, *args)
+
+
+async def test_only_the_head_of_each_lane_is_due(db: Database) -> None:
+    await plan(db, "1", "1", "2", "2")
+    await plan(db, "1", channel="webhook")
+    heads = await due(db)
+    assert [(one.channel, one.lane, one.payload) for one in heads] == [
+        ("telegram", "1", '"0"'), ("telegram", "2", '"2"'), ("webhook", "1", '"0"'),
+    ]  # fmt: skip
+    assert {one.state for one in heads} == {"sending"}
+    assert [one.attempts for one in heads] == [1, 1, 1]
+    assert all(one.public_id.startswith("dlv_") and len(one.public_id) == 28 for one in heads)
+    assert await due(db) == []
+    await mark(db, outbox.mark_sent, heads[1].id, "77", NOW)
+    assert [one.payload for one in await due(db)] == ['"3"']
+
+
+async def test_a_limit_takes_the_oldest(db: Database) -> None:
+    await plan(db, "1", "2", "3")
+    assert [one.lane for one in await due(db, limit=2)] == ["1", "2"]
+    assert [one.lane for one in await due(db, limit=2)] == ["3"]
+
+
+async def test_nothing_is_taken_twice_by_two_gateways(db: Database) -> None:
+    await plan(db, *(str(n) for n in range(20)))
+    taken = [one for some in await asyncio.gather(*(due(db, limit=8) for _ in range(6))) for one in some]
+    taken += await due(db)
+    assert len({one.id for one in taken}) == len(taken) == 20
+
+
+async def test_a_retry_holds_its_lane_until_it_is_due(db: Database) -> None:
+    await plan(db, "1", "1", "2")
+    first, other = await due(db)
+    await mark(db, outbox.mark_retry, first.id, LATER, "429")
+    await mark(db, outbox.mark_sent, other.id, None, NOW)
+    assert await due(db) == []
+    (again,) = await due(db, LATER)
+    assert (again.id, again.attempts, again.error) == (first.id, 2, "429")
+
+
+@pytest.mark.parametrize("end", [outbox.mark_uncertain, outbox.mark_dead])
+async def test_what_is_given_up_lets_the_lane_go_on_and_can_be_replayed(db: Database, end) -> None:
+    await plan(db, "1", "1")
+    (first,) = await due(db)
+    await mark(db, end, first.id, "timed out")
+    (second,) = await due(db)
+    assert second.id > first.id
+    await mark(db, outbox.mark_sent, second.id, None, NOW)
+    async with db.read() as session:
+        (left,) = await outbox.unfinished(session)
+    assert (left.id, left.error) == (first.id, "timed out")
+    await mark(db, outbox.replay, first.public_id, LATER)
+    (again,) = await due(db, LATER)
+    assert (again.id, again.attempts) == (first.id, 1)
+
+
+async def test_only_what_was_given_up_is_replayed(db: Database) -> None:
+    await plan(db, "1")
+    (first,) = await due(db)
+    await mark(db, outbox.mark_sent, first.id, "1", NOW)
+    for unknown in (first.public_id, "dlv_unknown"):
+        with pytest.raises(UnknownName, match=unknown):
+            await mark(db, outbox.replay, unknown, NOW)
+
+
+async def test_what_was_being_sent_at_a_crash_is_shown_for_a_decision(db: Database) -> None:
+    await plan(db, "1", "2", "3")
+    sending = await due(db, limit=2)
+    async with db.write() as session:
+        found = await outbox.recover(session)
+        assert [one.id for one in found] == [one.id for one in sending]
+        await outbox.mark_retry(session, found[0].id, NOW, "stopped")
+        await outbox.mark_uncertain(session, found[1].id, "stopped")
+    assert [one.lane for one in await due(db)] == ["1", "3"]
