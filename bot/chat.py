@@ -16,8 +16,8 @@ from rich.console import Console
 
 from bot import app
 from bot.app import Running, opened_database
-from bot.config import Settings
 from bot.clock import now
+from bot.config import Settings
 from bot.errors import DswbotError
 from storage import keys
 

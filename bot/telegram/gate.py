@@ -20,10 +20,11 @@ def seconds_of(error: RetryAfter) -> float:
 
 
 class FloodGate:
-    """Until when each chat is closed, on the monotonic clock."""
+    """Until when each chat is closed, on the monotonic clock, and what live messages are known to show."""
 
     def __init__(self) -> None:
         self._closed: dict[int, float] = {}
+        self.shown: dict[tuple[int, int], str] = {}  # by (chat, message)
 
     def wait(self, chat_id: int) -> float:
         """Seconds until the chat may be written to."""

@@ -8,8 +8,8 @@ import msgspec
 import structlog
 import telegram
 
-from bot.config import Telegram
 from bot.clock import now
+from bot.config import Telegram
 from bot.conversation import Turns
 from bot.delivery import Deliveries
 from bot.telegram.commands import Command, Strangers, answer_to, command_of

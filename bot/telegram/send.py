@@ -63,6 +63,8 @@ class TelegramSender:
 
     async def _edit(self, payload: Payload, message_id: int) -> bool:
         """False where there is no such message any more."""
+        if self._gate.shown.pop((payload.chat_id, message_id), None) == payload.text:
+            return True  # the live view was complete already
         try:
             await self._bot.edit_message_text(payload.text, payload.chat_id, message_id)
         except BadRequest as error:

@@ -81,6 +81,7 @@ class LiveAnswers:
     async def _edit(self, chat_id: int, message_id: int, text: str) -> None:
         try:
             await self._bot.edit_message_text(text, chat_id, message_id)
+            self._gate.shown[chat_id, message_id] = text
         except RetryAfter as error:
             self._gate.close(chat_id, error)
         except BadRequest as error:

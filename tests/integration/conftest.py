@@ -16,7 +16,9 @@ from storage.database import Database
 from storage.models import Table
 
 SERVER = make_url(os.environ.get("DSWBOT_TEST_POSTGRES", "postgresql+asyncpg://root@127.0.0.1:5432/test"))
-WANTED = "start one with `docker run -p 5432:5432 -e POSTGRES_HOST_AUTH_METHOD=trust postgres` and set DSWBOT_TEST_POSTGRES"
+WANTED = (
+    "start one with `docker run -p 5432:5432 -e POSTGRES_HOST_AUTH_METHOD=trust postgres` and set DSWBOT_TEST_POSTGRES"
+)
 
 
 async def on_server(statement: str) -> None:

@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import func, select
 
 from storage import inbox
@@ -177,9 +184,9 @@ def test_every_history_of_the_inbox_is_the_models(db_url: str) -> None:
         loop.run(db.__aenter__())
         try:
             run_state_machine_as_test(
-                lambda: inbox_machine(loop, db)(),
+                inbox_machine(loop, db),
                 settings=settings(
-                    max_examples=25, stateful_step_count=30, deadline=None, derandomize=True,
+                    max_examples=20, stateful_step_count=25, deadline=None, derandomize=True,
                     suppress_health_check=list(HealthCheck),
                 ),
             )  # fmt: skip

@@ -1,7 +1,5 @@
 """Templates and tokens, with Qwen3's real vocabulary and template."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
