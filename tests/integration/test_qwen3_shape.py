@@ -1,19 +1,18 @@
 """The Qwen3-shaped file loads, and tokenises as Qwen3 does."""
 
-from pathlib import Path
 
 import pytest
 
 from inference.llama import Model
 from inference.prompt import Prompter
 from inference.protocol import ChatMessage, EngineConfig, Request
-from tests.models.qwen3_shape import PRESETS, write_qwen3_shape
+from tests.models.qwen3_shape import write_qwen3_shape
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("qwen3") / "tiny.gguf"
-    write_qwen3_shape(path, **PRESETS["tiny"])
+    write_qwen3_shape(path)
     return Model(EngineConfig("tiny", str(path), str(path.parent), context=256, slots=1), lambda _: None)
 
 
