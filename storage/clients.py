@@ -1,6 +1,7 @@
 """Webhook clients: programs that post messages, each with a key and a secret of its own."""
 
 import base64
+import re
 import secrets
 from datetime import datetime
 
@@ -8,10 +9,12 @@ import msgspec
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from storage.errors import DuplicateName, UnknownName
+from storage.errors import DuplicateName, InvalidName, UnknownName
 from storage.keys import create_key
 from storage.models import ApiKey, Client
 from storage.upsert import insert_new
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")  # part of an address, and of conversation keys
 
 
 class NewClient(msgspec.Struct, frozen=True):
@@ -39,7 +42,9 @@ def _new_secret() -> str:
 
 
 async def create_client(session: AsyncSession, name: str, callback_url: str | None, now: datetime) -> NewClient:
-    """Makes a client with its key. Raises DuplicateName."""
+    """Makes a client with its key. Raises DuplicateName, InvalidName."""
+    if not NAME.fullmatch(name):
+        raise InvalidName
     made = await insert_new(session, Client, name=name, secret=_new_secret(), callback_url=callback_url, created_at=now)
     if not made:
         raise DuplicateName(f"There is a client {name!r} already: `dswbot client rotate {name}` gives it a new key.")

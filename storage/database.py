@@ -52,6 +52,9 @@ class Database:
             async with _told(self._url):
                 async with self._writer.connect() as connection:
                     await connection.execute(text("SELECT 1 FROM sqlite_master" if self.file else "SELECT 1"))
+        except TypeError:  # asyncpg, on an option in the URL that it does not know
+            await self._dispose()
+            raise DatabaseUrlInvalid from None
         except StorageError:
             await self._dispose()
             raise

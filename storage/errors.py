@@ -32,5 +32,9 @@ class DuplicateName(StorageError):
     """The name is taken."""
 
 
+class InvalidName(StorageError):
+    """A client's name has 1 to 64 letters, digits, dots, dashes and underscores."""
+
+
 class UnknownName(StorageError):
     """There is nothing of that name."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import Update, exists, or_, select, update
+from sqlalchemy import Update, and_, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -131,12 +131,15 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
     blocked = exists().where(
         earlier.conversation_id == Inbox.conversation_id, earlier.id < Inbox.id, earlier.state.in_(UNFINISHED)
     )
-    free = or_(Inbox.state == "queued", Inbox.lease_until <= now)
+    beside = aliased(Inbox)  # rows may become visible out of order: then a newer one can be in flight
+    in_flight = exists().where(beside.conversation_id == Inbox.conversation_id, beside.state == "claimed")
+    waiting = and_(Inbox.state == "queued", ~blocked, ~in_flight)
+    left_behind = and_(Inbox.state == "claimed", Inbox.lease_until <= now)
     due = or_(Inbox.not_before.is_(None), Inbox.not_before <= now)
     candidate = (
         select(Inbox, Conversation.key)
         .join(Conversation, Conversation.id == Inbox.conversation_id)
-        .where(Inbox.state.in_(UNFINISHED), free, due, ~blocked)
+        .where(Inbox.state.in_(UNFINISHED), or_(waiting, left_behind), due)
         .order_by(Inbox.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=Inbox)

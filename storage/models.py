@@ -34,6 +34,16 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class UserText(TypeDecorator[str]):
+    """What people and models write. NUL and lone surrogates, which the databases refuse, become U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value and value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
 def public_id(prefix: str) -> str:
     """An id that may be shown: it says nothing about how many there are."""
     return f"{prefix}_{secrets.token_hex(12)}"
@@ -48,7 +58,7 @@ class Table(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {int: Id, str: Text, datetime: UtcDateTime}  # noqa: RUF012 - read by SQLAlchemy
+    type_annotation_map = {int: Id, str: UserText, datetime: UtcDateTime}  # noqa: RUF012 - read by SQLAlchemy
 
 
 class Conversation(Table):

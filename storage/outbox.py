@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import and_, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -68,11 +68,11 @@ async def add(
 
 async def claim_due(session: AsyncSession, now: datetime, limit: int) -> list[Delivery]:
     """Takes the head of each lane that is due, and marks it as being sent."""
-    earlier = aliased(Outbox)
+    other = aliased(Outbox)
+    in_the_way = or_(other.state == "sending", and_(other.id < Outbox.id, other.state == "planned"))
     behind = exists().where(
-        earlier.channel == Outbox.channel, earlier.lane == Outbox.lane,
-        earlier.id < Outbox.id, earlier.state.in_(UNFINISHED),
-    )  # fmt: skip
+        other.channel == Outbox.channel, other.lane == Outbox.lane, other.state.in_(UNFINISHED), in_the_way
+    )
     due = (
         select(Outbox)
         .where(Outbox.state == "planned", Outbox.next_at <= now, ~behind)

@@ -1,6 +1,5 @@
 """The Qwen3-shaped file loads, and tokenises as Qwen3 does."""
 
-
 import pytest
 
 from inference.llama import Model

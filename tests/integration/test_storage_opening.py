@@ -160,7 +160,6 @@ async def test_an_unknown_postgres_user_is_named(postgres_url: str) -> None:
     assert "hunter2" not in told
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="libpq's options in the address end in a traceback")
 async def test_an_unknown_option_in_the_address_is_told(postgres_url: str) -> None:
     await mistake(f"{postgres_url}?sslmode=disable")
 

@@ -102,3 +102,17 @@ async def test_what_was_being_sent_at_a_crash_is_shown_for_a_decision(db: Databa
         await outbox.mark_retry(session, found[0].id, NOW, "stopped")
         await outbox.mark_uncertain(session, found[1].id, "stopped")
     assert [one.lane for one in await due(db)] == ["1", "3"]
+
+
+async def test_a_replayed_delivery_waits_for_what_its_lane_is_sending(db: Database) -> None:
+    async with db.write() as session:
+        await outbox.add(session, [NewDelivery("telegram", "1", str(n)) for n in range(2)], NOW)
+    async with db.write() as session:
+        (first,) = await outbox.claim_due(session, NOW, 10)
+        await outbox.mark_uncertain(session, first.id, "lost")
+    async with db.write() as session:
+        (second,) = await outbox.claim_due(session, NOW, 10)
+        await outbox.replay(session, first.public_id, NOW)
+        assert await outbox.claim_due(session, NOW, 10) == []
+        await outbox.mark_sent(session, second.id, None, NOW)
+        assert [d.id for d in await outbox.claim_due(session, NOW, 10)] == [first.id]

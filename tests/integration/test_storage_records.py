@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from storage import clients, inbox, keys, ledger, people
 from storage.database import Database
-from storage.errors import DuplicateName, UnknownName
+from storage.errors import DuplicateName, InvalidName, UnknownName
 from storage.inbox import Incoming
 from storage.models import ApiKey
 
@@ -131,3 +131,10 @@ async def test_an_alert_is_raised_once_a_key(db: Database) -> None:
     assert sorted(same) == [False] * 4 + [True]
     assert await write(db, ledger.raise_alert, "idle", "spell 2", "idle!", NOW)
     assert await write(db, ledger.raise_alert, "budget", "spell 1", "spent!", NOW)
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a/b", "a b", "ä", "x" * 65])
+async def test_a_clients_name_fits_an_address(db: Database, name: str) -> None:
+    async with db.write() as session:
+        with pytest.raises(InvalidName):
+            await clients.create_client(session, name, None, NOW)

@@ -39,6 +39,23 @@ async def test_no_update_is_lost(db: Database) -> None:
         assert await session.scalar(select(Run.id)) == TASKS * ROUNDS
 
 
+async def test_no_update_is_lost_between_processes(db: Database, db_url: str) -> None:
+    """A second `Database` stands for another process: they share no lock in memory."""
+    async with db.write() as session:
+        await session.execute(insert(Run).values(id=0, started_at=NOW, alive_at=NOW))
+
+    async def work(one: Database) -> None:
+        for _ in range(ROUNDS):
+            async with one.write() as session:
+                await count_up(session)
+
+    async with Database(db_url) as other, asyncio.TaskGroup() as group:
+        for one in (db, other):
+            group.create_task(work(one), name="writer")
+    async with db.read() as session:
+        assert await session.scalar(select(Run.id)) == 2 * ROUNDS
+
+
 async def test_the_drivers_own_transactions_lose_updates(tmp_path) -> None:
     """Why `Database` begins transactions itself: two sessions read one value, and both write, with no error."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'plain.db'}")
@@ -91,14 +108,21 @@ async def write_pair(db: Database, number: int) -> None:
             await asyncio.sleep(0)
 
 
+async def cancel(task: asyncio.Task[None], times: int) -> None:
+    """Cancels a task, and again while it clears up."""
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait({task})
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_writers_cancelled_at_any_moment_leave_nothing_behind(db: Database, seed: int) -> None:
     chance = random.Random(seed)
     for number in range(40):
         task = asyncio.create_task(write_pair(db, number), name=f"pair {number}")
         await asyncio.sleep(chance.uniform(0, 0.006))
-        task.cancel()
-        await asyncio.wait({task})
+        await cancel(task, chance.randint(1, 12))
         assert task.cancelled() or task.exception() is None
     async with asyncio.timeout(10):
         await write_pair(db, 1000)
@@ -106,6 +130,48 @@ async def test_writers_cancelled_at_any_moment_leave_nothing_behind(db: Database
         rows = select(Alert.kind).where(Alert.kind == "first"), select(Alert.kind).where(Alert.kind == "second")
         first, second = [len((await session.scalars(query)).all()) for query in rows]
     assert first == second >= 1
+    assert in_use(db) == 0
+
+
+def in_use(db: Database) -> int:
+    """Connections that nobody gave back."""
+    return sum(engine.pool.checkedout() for engine in {db._reader, db._writer})
+
+
+async def test_cancelled_readers_give_their_connections_back(db: Database) -> None:
+    chance = random.Random(5)
+
+    async def read() -> None:
+        async with db.read() as session:
+            for _ in range(3):
+                await session.execute(select(Alert.kind))
+
+    for number in range(40):
+        task = asyncio.create_task(read(), name=f"reader {number}")
+        await asyncio.sleep(chance.uniform(0, 0.004))
+        await cancel(task, chance.randint(1, 12))
+    async with asyncio.timeout(10):
+        await db.ping()
+    assert in_use(db) == 0
+
+
+async def test_a_commit_that_has_begun_is_finished(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cancellation comes after it, and what was committed stays."""
+    began = asyncio.Event()
+    commit = AsyncSession.commit
+
+    async def slow_commit(session: AsyncSession) -> None:
+        began.set()
+        await asyncio.sleep(0.05)
+        await commit(session)
+
+    monkeypatch.setattr(AsyncSession, "commit", slow_commit)
+    task = asyncio.create_task(write_pair(db, 1), name="pair")
+    await began.wait()
+    await cancel(task, 3)
+    assert task.cancelled()
+    async with db.read() as session:
+        assert await session.scalar(select(func.count(Alert.id))) == 2
 
 
 async def test_a_crowd_of_cancelled_writers_does_not_block_the_next(db: Database) -> None:
