@@ -22,6 +22,7 @@ from bot.errors import DswbotError
 from storage import keys
 
 KEY_NAME = "terminal"
+DEMO = "embedded"  # too small to know when to end
 
 
 class Delta(msgspec.Struct):
@@ -60,6 +61,7 @@ class Message(msgspec.Struct):
 class Call(msgspec.Struct):
     model: str
     messages: list[Message]
+    max_tokens: int | None
     stream: bool = True
 
 
@@ -132,7 +134,7 @@ class Terminal:
     async def converse(self) -> None:
         """Reads and answers until Ctrl-D."""
         self._out.print(f"[dim]{self._model}. Ctrl-C stops an answer, Ctrl-D leaves.[/dim]")
-        if self._model == "embedded":
+        if self._model == DEMO:
             self._out.print("[dim]This small model only shows that everything works; "
                             "for a real one: dswbot model pull qwen3-4b[/dim]")  # fmt: skip
         while (text := await self._ask()) is not None:
@@ -168,7 +170,7 @@ class Terminal:
         return "".join(said)
 
     async def _answer(self, said: list[str]) -> None:
-        call = Call(self._model, self._messages)
+        call = Call(self._model, self._messages, 256 if self._model == DEMO else None)
         async with self._http.post("v1/chat/completions", data=msgspec.json.encode(call)) as response:
             if response.status != 200:
                 raise DswbotError(_complaint(await response.read()))

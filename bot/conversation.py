@@ -103,7 +103,7 @@ class Turns:
                 await self._wait_for_model()
                 await free.acquire()
                 if claim := await self._claim():
-                    task = group.create_task(self._answer(claim), name=f"turn {claim.public_id}")
+                    task = group.create_task(self._turn(claim), name=f"turn {claim.public_id}")
                     task.add_done_callback(lambda _: free.release())
                     task.add_done_callback(lambda _: self._wake.set())
                     continue
@@ -125,8 +125,15 @@ class Turns:
             await asyncio.sleep(POLL)
             return None
 
+    async def _turn(self, claim: Claim) -> None:
+        """One turn; where not even its end can be stored, the lease runs out and it is tried again."""
+        try:
+            await self._answer(claim)
+        except StorageError as error:
+            log.error("the end of a turn can't be stored", message=claim.public_id, reason=str(error))
+
     async def _answer(self, claim: Claim) -> None:
-        """One turn. Whatever goes wrong ends here: retried, or in the dead letter with its reason."""
+        """Answers one message. Whatever goes wrong is retried, or ends in the dead letter with its reason."""
         live = self._live.setdefault(claim.id, LiveTurn(claim.id))
         live.begin(claim)
         try:

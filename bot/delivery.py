@@ -6,10 +6,13 @@ operator may replay it.
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.clock import now
 from bot.errors import DswbotError
@@ -111,22 +114,36 @@ class Deliveries:
             await self._later(delivery, error)
         except Undeliverable as error:
             log.error("a delivery was refused for good", delivery=delivery.public_id, reason=str(error))
-            async with self._db.write() as session:
-                await outbox.mark_dead(session, delivery.id, str(error))
+            await self._note(partial(outbox.mark_dead, delivery_id=delivery.id, error=str(error)))
         except Uncertain as error:
-            log.error("a delivery may or may not have arrived", delivery=delivery.public_id, reason=str(error))
-            async with self._db.write() as session:
-                await outbox.mark_uncertain(session, delivery.id, str(error))
+            await self._uncertain(delivery, str(error))
+        except Exception:  # boundary: one delivery must not end the others, and this one may have arrived
+            log.exception("a delivery failed unexpectedly", delivery=delivery.public_id)
+            await self._uncertain(delivery, "an internal error, see the log")
         else:
-            async with self._db.write() as session:
-                await outbox.mark_sent(session, delivery.id, reference, now())
+            await self._note(partial(outbox.mark_sent, delivery_id=delivery.id, reference=reference, now=now()))
         self._wake.set()  # the next of its lane
 
+    async def _uncertain(self, delivery: Delivery, reason: str) -> None:
+        log.error("a delivery may or may not have arrived", delivery=delivery.public_id, reason=reason)
+        await self._note(partial(outbox.mark_uncertain, delivery_id=delivery.id, error=reason))
+
     async def _later(self, delivery: Delivery, error: TryLater) -> None:
-        async with self._db.write() as session:
-            if delivery.attempts > len(RETRY_SECONDS):
-                await outbox.mark_dead(session, delivery.id, str(error))
-                return
-            wait = error.after if error.after is not None else RETRY_SECONDS[delivery.attempts - 1]
-            await outbox.mark_retry(session, delivery.id, now() + timedelta(seconds=wait), str(error))
+        if delivery.attempts > len(RETRY_SECONDS):
+            await self._note(partial(outbox.mark_dead, delivery_id=delivery.id, error=str(error)))
+            return
+        wait = error.after if error.after is not None else RETRY_SECONDS[delivery.attempts - 1]
+        next_at = now() + timedelta(seconds=wait)
+        await self._note(partial(outbox.mark_retry, delivery_id=delivery.id, next_at=next_at, error=str(error)))
         log.warning("a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error))
+
+    async def _note(self, change: Callable[[AsyncSession], Awaitable[None]]) -> None:
+        """Writes down how a try ended, however long the database is away."""
+        while True:
+            try:
+                async with self._db.write() as session:
+                    await change(session)
+                return
+            except StorageError as error:
+                log.error("a delivery's end can't be written down; trying again", reason=str(error))
+                await asyncio.sleep(POLL)

@@ -100,5 +100,5 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process and self._process.poll() is None:
+        if self._process and not self._process.stdout.closed:
             self.stop()

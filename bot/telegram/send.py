@@ -3,7 +3,7 @@
 import httpx
 import msgspec
 import telegram
-from telegram.error import BadRequest, Forbidden, NetworkError, RetryAfter, TelegramError
+from telegram.error import BadRequest, Forbidden, InvalidToken, RetryAfter, TelegramError
 
 from bot.delivery import TryLater, Uncertain, Undeliverable
 from bot.telegram.gate import FloodGate
@@ -30,7 +30,8 @@ def verdict(error: TelegramError, *, repeatable: bool) -> TryLater | Uncertain |
     """What a failed call means for its delivery."""
     if isinstance(error, Forbidden | BadRequest):
         return Undeliverable(f"Telegram refuses: {error.message}")
-    if isinstance(error, NetworkError) and not repeatable and not isinstance(error.__cause__, NEVER_SENT):
+    sent = not isinstance(error, InvalidToken) and not isinstance(error.__cause__, NEVER_SENT)
+    if sent and not repeatable:
         return Uncertain(f"no answer from Telegram: {error.message}")
     return TryLater(f"Telegram can't be reached: {error.message}")
 
@@ -59,6 +60,8 @@ class TelegramSender:
             raise TryLater("Telegram asks for a pause", self._gate.close(payload.chat_id, error)) from error
         except TelegramError as error:
             raise verdict(error, repeatable=False) from error
+        except (KeyError, TypeError) as error:  # what a proxy says instead of Telegram
+            raise Uncertain("the answer was not Telegram's") from error
         return str(message.message_id)
 
     async def _edit(self, payload: Payload, message_id: int) -> bool:

@@ -123,12 +123,12 @@ def test_a_model_that_can_not_be_loaded_is_one_line(data: Path, tmp_path: Path):
 
 
 def test_the_idle_alert_fires_once_over_a_restart(data: Path):
-    settings = {"DSWBOT_IDLE__AFTER": "2s", "DSWBOT_BUDGET__YUAN_PER_HOUR": "10"}
+    settings = {"DSWBOT_IDLE__AFTER": "8s", "DSWBOT_BUDGET__YUAN_PER_HOUR": "10"}
     with Service(data, **settings) as service:
         told = service.wait_for_line("Nobody has used the GPU")
         assert "¥" in told.string
     with Service(data, **settings) as service:
-        time.sleep(3)
+        time.sleep(5)  # some ticks
         assert not [line for line in service.output if "Nobody has used" in line]
         assert len(rows(data, "SELECT 1 FROM alerts")) == 1
         client = service.new_client("demo")

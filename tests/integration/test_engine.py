@@ -34,7 +34,9 @@ async def answer(engine: Engine, request: Request) -> tuple[str, Chunk]:
 
 @pytest.fixture
 async def engine(embedded_gguf: Path, tmp_path: Path) -> AsyncIterator[Engine]:
-    config = EngineConfig("shipped", str(embedded_gguf), str(tmp_path), context=1024, slots=3)
+    link = tmp_path / "as-shipped.gguf"  # by another name it is not requantised
+    link.symlink_to(embedded_gguf)
+    config = EngineConfig("shipped", str(link), str(tmp_path), context=1024, slots=3)
     async with Engine(config) as running:
         assert (await running.settled()).status == "ready"
         yield running

@@ -1,85 +1,129 @@
-"""What the bot itself says, and what it makes of what it is told."""
+"""What the bot says, in both languages, and what it takes a message for."""
 
-import datetime
 import string
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 import telegram
 
-from bot.clock import now
 from bot.live import Outcome
 from bot.telegram.commands import REFUSE_EVERY, Command, Strangers, answer_to, command_of
-from bot.telegram.parts import LIMIT, units
-from bot.telegram.stream import PLACEHOLDER, final_text
-from bot.telegram.texts import CHINESE, ENGLISH, Texts, texts_for
+from bot.telegram.stream import LiveAnswers, Origin, final_text
+from bot.telegram.texts import CHINESE, ENGLISH, texts_for
 from inference.protocol import Usage
+from storage.inbox import Claim
 
-FIELDS = [field.name for field in msgspec.structs.fields(Texts) if field.type is str]
-
-
-def fields_of(text: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CHAT = telegram.Chat(7, "private")
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_both_languages_say_the_same_and_fit_into_a_message(field: str):
-    english, chinese = getattr(ENGLISH, field), getattr(CHINESE, field)
-    assert fields_of(english) == fields_of(chinese)
-    assert any("一" <= character <= "鿿" for character in chinese)
-    assert 0 < units(chinese) <= LIMIT
-    assert 0 < units(english) <= LIMIT
+def outcome(text: str, finish_reason: str = "stop") -> Outcome:
+    return Outcome(text, "", finish_reason, Usage(1, 0, 1), NOW, NOW + timedelta(seconds=1))
 
 
-def test_both_menus_offer_the_same_commands_and_those_exist():
-    assert ENGLISH.menu.keys() == CHINESE.menu.keys()
-    assert {Command(name) for name in ENGLISH.menu} == {Command.NEW, Command.STOP, Command.HELP}
+def claim(placeholder: str | None = None, language: str = "en") -> Claim:
+    meta = msgspec.json.encode(Origin(7, language)).decode()
+    return Claim(1, "msg_1", "telegram", 1, "telegram:7", "Hi", meta, placeholder, 1, 1, "test", NOW)
 
 
-@pytest.mark.parametrize(
-    ("code", "texts"),
-    [("zh", CHINESE), ("zh-hans", CHINESE), ("zh-TW", CHINESE), ("ZH-CN", CHINESE), ("en", ENGLISH), ("", ENGLISH),
-     ("de", ENGLISH)],
-)  # fmt: skip
-def test_a_language_code_chooses_the_texts(code: str, texts: Texts):
-    assert texts_for(code) is texts
+def planned(claim: Claim, outcome: Outcome) -> list[tuple[str, int | None]]:
+    """The texts of an answer, each with the message that it replaces."""
+    deliveries = LiveAnswers(bot=None, db=None, gate=None).deliveries(claim, outcome)
+    assert {(delivery.channel, delivery.lane) for delivery in deliveries} == {("telegram", "7")}
+    payloads = [msgspec.json.decode(delivery.payload) for delivery in deliveries]
+    return [(payload["text"], payload["edit"]) for payload in payloads]
 
 
-def message(text: str | None) -> telegram.Message:
-    at = datetime.datetime.now(datetime.UTC)
-    return telegram.Message(1, at, telegram.Chat(7, "private"), telegram.User(7, "Ann", is_bot=False), text=text)
+def fields(text: str) -> set[str | None]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+def test_both_languages_say_the_same_things():
+    for name in ENGLISH.__struct_fields__:
+        english, chinese = getattr(ENGLISH, name), getattr(CHINESE, name)
+        assert english
+        assert chinese
+        if name == "menu":
+            assert english.keys() == chinese.keys()
+        else:
+            assert fields(english) == fields(chinese), name
+            assert ("qwen3-4b" in english, "/new" in english) == ("qwen3-4b" in chinese, "/new" in chinese), name
+
+
+@pytest.mark.parametrize("code", ["zh", "zh-hans", "zh-Hant", "ZH-CN"])
+def test_every_kind_of_chinese_gets_chinese(code: str):
+    assert texts_for(code) is CHINESE
+
+
+@pytest.mark.parametrize("code", ["", "en", "en-GB", "fr", "ja"])
+def test_everybody_else_gets_english(code: str):
+    assert texts_for(code) is ENGLISH
 
 
 @pytest.mark.parametrize(
     ("text", "command"),
-    [("/start", Command.START), ("/new", Command.NEW), ("/stop@dswbot_bot", Command.STOP), ("/HELP me", Command.HELP),
-     ("/dance", Command.UNKNOWN), ("/", Command.UNKNOWN), (None, Command.NOT_TEXT), ("what is /new?", None)],
-)  # fmt: skip
-def test_a_message_is_a_command_or_a_question(text: str | None, command: Command | None):
-    assert command_of(message(text)) is command
+    [
+        ("/start", Command.START),
+        ("/start a-deep-link", Command.START),
+        ("/NEW", Command.NEW),
+        ("/stop@dswbot_bot", Command.STOP),
+        ("/help\nplease", Command.HELP),
+        ("/dance", Command.UNKNOWN),
+        ("/", Command.UNKNOWN),
+        ("/?", Command.UNKNOWN),
+        (None, Command.NOT_TEXT),
+        ("What is /new?", None),
+        ("你好", None),
+    ],
+)
+def test_what_a_message_is_taken_for(text: str | None, command: Command | None):
+    assert command_of(telegram.Message(1, NOW, CHAT, text=text)) is command
 
 
-@pytest.mark.parametrize("command", [Command.START, Command.HELP])
-def test_only_the_demo_model_is_excused(command: Command):
-    assert ENGLISH.demo in answer_to(command, ENGLISH, demo=True, stopped=False)
-    assert "qwen3-4b" not in answer_to(command, ENGLISH, demo=False, stopped=False)
+@pytest.mark.parametrize("texts", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_each_command_has_an_answer_and_only_the_demo_speaks_of_itself(texts):
+    answers = {command: answer_to(command, texts, demo=False, stopped=True) for command in Command}
+    assert len(set(answers.values())) == len(Command)
+    for command in Command:
+        speaks = texts.demo in answer_to(command, texts, demo=True, stopped=True)
+        assert speaks == (command in {Command.START, Command.HELP})
+    assert answer_to(Command.STOP, texts, demo=False, stopped=False) == texts.nothing_to_stop
 
 
-def test_a_stranger_is_refused_once_a_minute(monkeypatch: pytest.MonkeyPatch):
-    clock = [0.0]
+def test_strangers_are_told_once_a_minute_each(monkeypatch: pytest.MonkeyPatch):
+    clock = [1000.0]
     monkeypatch.setattr("bot.telegram.commands.time.monotonic", lambda: clock[0])
     strangers = Strangers()
-    assert [strangers.may_be_told(1), strangers.may_be_told(1), strangers.may_be_told(2)] == [True, False, True]
-    clock[0] = REFUSE_EVERY
+    assert [strangers.may_be_told(user) for user in (1, 1, 2)] == [True, False, True]
+    clock[0] += REFUSE_EVERY - 1
+    assert not strangers.may_be_told(1)
+    clock[0] += 1
     assert strangers.may_be_told(1)
 
 
-@pytest.mark.parametrize(
-    ("reason", "text", "shown"),
-    [("stop", " Hello. ", "Hello."), ("stop", "", PLACEHOLDER),
-     ("cancelled", "Once", "Once\n\n（已停止）"), ("cancelled", "", "已停止。"),
-     ("length", "Once", "Once\n\n（回答已达到最大长度。）"), ("length", "", "（回答已达到最大长度。）"),
-     ("error", "the model does not answer", "这条消息无法回答：the model does not answer")],
-)  # fmt: skip
-def test_how_an_answer_ended_is_said(reason: str, text: str, shown: str):
-    assert final_text(Outcome(text, "", reason, Usage(0, 0, 0), now(), now()), CHINESE) == shown
+def test_an_answer_of_9000_characters_is_three_messages_of_which_the_first_takes_the_placeholder():
+    text = " ".join(f"{n:08}" for n in range(1000))
+    parts = planned(claim(placeholder="42"), outcome(text))
+    assert [edit for _, edit in parts] == [42, None, None]
+    assert " ".join(part for part, _ in parts) == text
+
+
+def test_an_answer_without_placeholder_is_sent():
+    assert planned(claim(), outcome("Hello.")) == [("Hello.", None)]
+
+
+@pytest.mark.parametrize("texts", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_how_an_answer_ended_is_told(texts):
+    assert final_text(outcome("So far", "cancelled"), texts) == f"So far\n\n{texts.stopped_mark}"
+    assert final_text(outcome("", "cancelled"), texts) == texts.stopped_empty
+    assert final_text(outcome("As much", "length"), texts) == f"As much\n\n{texts.too_long_mark}"
+    assert final_text(outcome("", "length"), texts) == texts.too_long_mark
+    told = final_text(outcome("The {model} is away.", "error"), texts)
+    assert "The {model} is away." in told
+    assert "\n" not in told
+
+
+def test_a_mark_at_the_end_of_a_full_message_goes_into_the_next():
+    parts = planned(claim(placeholder="42"), outcome("a" * 4096, "cancelled"))
+    assert parts == [("a" * 4096, 42), ("(stopped)", None)]

@@ -1,0 +1,141 @@
+"""What each way for a call to fail means for its delivery: tried again, given up, or uncertain."""
+
+import httpx
+import pytest
+import telegram
+from telegram.error import NetworkError, TimedOut
+from telegram.request import BaseRequest
+
+from bot.delivery import TryLater, Uncertain, Undeliverable
+from bot.telegram.gate import FloodGate
+from bot.telegram.send import Payload, TelegramSender, planned
+from storage.outbox import Delivery
+
+MESSAGE = b'{"ok":true,"result":{"message_id":9,"date":1,"chat":{"id":7,"type":"private"}}}'
+
+
+def refused(code: int, description: str) -> tuple[int, bytes]:
+    return code, f'{{"ok":false,"error_code":{code},"description":"{description}"}}'.encode()
+
+
+class Scripted(BaseRequest):
+    """Answers calls from a list: a status and body, or an error as python-telegram-bot's own client raises it."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.methods: list[str] = []
+
+    async def initialize(self) -> None: ...
+
+    async def shutdown(self) -> None: ...
+
+    @property
+    def read_timeout(self) -> float:
+        return 5.0
+
+    async def do_request(self, url: str, *_args: object, **_kwargs: object) -> tuple[int, bytes]:
+        self.methods.append(url.rpartition("/")[2])
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            wrapped = TimedOut() if isinstance(answer, httpx.TimeoutException) else NetworkError(str(answer))
+            raise wrapped from answer
+        return answer
+
+
+def delivery(payload: Payload) -> Delivery:
+    new = planned(payload)
+    return Delivery(1, "dlv_1", None, new.channel, new.lane, new.payload, "sending", 1, None)
+
+
+async def send(request: Scripted, *, edit: int | None, gate: FloodGate | None = None) -> str | None:
+    bot = telegram.Bot("123:abc", request=request, get_updates_request=request)
+    return await TelegramSender(bot, gate or FloodGate()).send(delivery(Payload(7, "Hello", edit)))
+
+
+BEFORE_IT_LEFT = [
+    httpx.ConnectError("refused"),
+    httpx.ConnectTimeout(""),
+    httpx.PoolTimeout(""),
+    httpx.ProxyError(""),
+]
+ON_THE_WAY = [
+    httpx.ReadTimeout(""),
+    httpx.WriteTimeout(""),
+    httpx.ReadError(""),
+    httpx.RemoteProtocolError(""),
+]
+FAULTY = [(500, b"{}"), (502, b"<html>"), refused(504, "Gateway Timeout")]
+FOR_GOOD = [
+    refused(403, "Forbidden: bot was blocked by the user"),
+    refused(400, "Bad Request: chat not found"),
+]
+SOME_ANSWERS = [
+    (200, b"<html>Log in to this network</html>"),
+    (200, b"{}"),
+    (200, b"[]"),
+    (200, b'{"result":{}}'),
+]
+
+
+@pytest.mark.parametrize("edit", [None, 9], ids=["send", "edit"])
+@pytest.mark.parametrize("error", BEFORE_IT_LEFT, ids=repr)
+async def test_what_never_left_is_tried_again(error: Exception, edit: int | None):
+    with pytest.raises(TryLater):
+        await send(Scripted(error), edit=edit)
+
+
+@pytest.mark.parametrize("answer", [*ON_THE_WAY, *FAULTY], ids=repr)
+async def test_what_may_have_arrived_is_repeated_only_where_that_changes_nothing(answer: object):
+    with pytest.raises(Uncertain):
+        await send(Scripted(answer), edit=None)
+    with pytest.raises(TryLater):
+        await send(Scripted(answer), edit=9)
+
+
+@pytest.mark.parametrize("answer", SOME_ANSWERS, ids=repr)
+async def test_an_answer_that_is_not_telegrams_leaves_a_send_uncertain(answer: object):
+    with pytest.raises(Uncertain):
+        await send(Scripted(answer), edit=None)
+
+
+@pytest.mark.parametrize("edit", [None, 9], ids=["send", "edit"])
+@pytest.mark.parametrize("answer", FOR_GOOD, ids=repr)
+async def test_a_refusal_is_final(answer: object, edit: int | None):
+    with pytest.raises(Undeliverable):
+        await send(Scripted(answer), edit=edit)
+
+
+async def test_a_pause_closes_the_chat_for_later_calls_too():
+    gate = FloodGate()
+    asked = 429, b'{"ok":false,"error_code":429,"description":"Too Many","parameters":{"retry_after":30}}'
+    request = Scripted(asked)
+    with pytest.raises(TryLater) as first:
+        await send(request, edit=None, gate=gate)
+    assert 30 <= first.value.after <= 31
+    with pytest.raises(TryLater) as second:
+        await send(request, edit=9, gate=gate)
+    assert 29 <= second.value.after <= 31
+    assert request.methods == ["sendMessage"]
+
+
+async def test_an_edit_that_changes_nothing_is_done():
+    assert await send(Scripted(refused(400, "Bad Request: message is not modified: exactly the same")), edit=9) == "9"
+
+
+@pytest.mark.parametrize("reason", ["message to edit not found", "message can't be edited"])
+async def test_an_edit_of_a_message_that_is_gone_becomes_a_message(reason: str):
+    request = Scripted(refused(400, f"Bad Request: {reason}"), (200, MESSAGE))
+    assert await send(request, edit=4) == "9"
+    assert request.methods == ["editMessageText", "sendMessage"]
+
+
+async def test_a_message_that_took_an_edits_place_is_not_repeated():
+    request = Scripted(refused(400, "Bad Request: message to edit not found"), httpx.ReadTimeout(""))
+    with pytest.raises(Uncertain):
+        await send(request, edit=4)
+
+
+def test_only_edits_are_repeatable():
+    sender = TelegramSender(bot=None, gate=FloodGate())
+    assert sender.repeatable(delivery(Payload(7, "Hello", edit=9)))
+    assert not sender.repeatable(delivery(Payload(7, "Hello")))
