@@ -20,5 +20,9 @@ class PortTaken(DswbotError):
     """The address is in use: stop what listens there, or set DSWBOT_SERVER__PORT to another port."""
 
 
+class ProxyInvalid(ConfigError):
+    """telegram.proxy is not an address: it looks like socks5://127.0.0.1:1080 or http://host:port."""
+
+
 class TelegramRefused(DswbotError):
     """Telegram does not accept the token: copy it again from @BotFather into telegram.token."""
