@@ -92,8 +92,8 @@ class Turns:
 
     def stop(self, conversation_key: str) -> bool:
         """Ends the answer that a conversation is being given; what was said so far is its reply."""
-        live = next((live for live in self._live.values() if live.key == conversation_key), None)
-        return live is not None and live.stop()
+        stopped = [live.stop() for live in self._live.values() if live.key == conversation_key]
+        return any(stopped)
 
     async def run(self) -> None:
         """Answers messages until it is cancelled; unfinished ones are given back for the next start."""

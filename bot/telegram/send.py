@@ -3,7 +3,7 @@
 import httpx
 import msgspec
 import telegram
-from telegram.error import BadRequest, Forbidden, InvalidToken, RetryAfter, TelegramError
+from telegram.error import BadRequest, ChatMigrated, Forbidden, InvalidToken, RetryAfter, TelegramError
 
 from bot.delivery import TryLater, Uncertain, Undeliverable
 from bot.telegram.gate import FloodGate
@@ -30,7 +30,7 @@ def verdict(error: TelegramError, *, repeatable: bool) -> TryLater | Uncertain |
     """What a failed call means for its delivery."""
     if isinstance(error, Forbidden | BadRequest):
         return Undeliverable(f"Telegram refuses: {error.message}")
-    sent = not isinstance(error, InvalidToken) and not isinstance(error.__cause__, NEVER_SENT)
+    sent = not isinstance(error, InvalidToken | ChatMigrated) and not isinstance(error.__cause__, NEVER_SENT)
     if sent and not repeatable:
         return Uncertain(f"no answer from Telegram: {error.message}")
     return TryLater(f"Telegram can't be reached: {error.message}")
