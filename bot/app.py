@@ -35,7 +35,6 @@ from storage.errors import StorageError
 
 log = structlog.get_logger()
 
-SLOTS = 8
 WORKER = ("bot", "worker", "--socket")  # a worker logs as the service does
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
@@ -94,8 +93,9 @@ def engine_config(settings: Settings, file: weights.ModelFile) -> EngineConfig:
         model=file.name,
         path=str(file.path),
         cache_dir=str(settings.models_dir),
-        context=model.context or file.context,
-        slots=model.slots or SLOTS,
+        kv_dir=str(settings.data / "kv"),
+        context=model.context,
+        slots=model.slots,
         gpu_layers=-1 if model.gpu_layers is None else model.gpu_layers,
         kv_type=model.kv_type,
         threads=model.threads or 0,
@@ -119,8 +119,7 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
         engine = await stack.enter_async_context(Engine(engine_config(settings, file), WORKER))
         manner = persona(settings, demo=file.demo)
         owner = f"{socket.gethostname()}:{os.getpid()}"
-        slots = settings.model.slots or SLOTS
-        turns = Turns(db, engine, manner, owner=owner, concurrency=slots)
+        turns = Turns(db, engine, manner, owner=owner)
         deliveries = Deliveries(db)
         keys = Keys(db)
         vital: dict[str, Loop] = {"turns": turns.run, "deliveries": deliveries.run}
@@ -133,7 +132,11 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
             probes["telegram"] = _telegram_probe(adapter)
         await _take_over(db)
         api = OpenAi(engine, db, keys, manner, [file.name])
-        routes = [*Health(probes, keys).routes(), *api.routes(), *Webhooks(db, turns, keys).routes()]
+        routes = [
+            *Health(probes, keys, engine.metrics.registry).routes(),
+            *api.routes(),
+            *Webhooks(db, turns, keys).routes(),
+        ]
         url = await stack.enter_async_context(serving(routes, settings.server))
         vital["idle watch"] = _idle_watch(settings, db, engine, adapter, deliveries).run
         vital["first load"] = partial(_announce, engine, file, url, adapter, on_ready)
@@ -185,7 +188,8 @@ def _database_probe(db: Database) -> Probe:
 def _model_probe(engine: Engine) -> Probe:
     async def probe() -> Part:
         state = engine.state
-        return Part(ok=state.status == "ready", state=state.status, reason=state.reason)
+        glance = engine.metrics.glance(state.active, state.waiting)
+        return Part(ok=state.status == "ready", state=state.status, reason=state.reason, figures=glance)
 
     return probe
 

@@ -36,6 +36,11 @@ ATTEMPTS = 3  # tries of a message that fails for a reason of ours
 SHOW_GRACE = 5.0  # seconds that a live view may take to finish the call it is in
 
 
+def _client(claim: Claim) -> str:
+    """Whom a turn counts for where many wait: a conversation, or all of a program's together."""
+    return claim.source if claim.source.startswith("webhook") else claim.conversation_key
+
+
 @dataclass(frozen=True, slots=True)
 class Persona:
     """How the model is asked: what every conversation begins with, whether it thinks first, how long it may talk."""
@@ -58,7 +63,9 @@ class Channel(Protocol):
 class Turns:
     """Accepts messages and answers them. `run` is the dispatcher; one a process."""
 
-    def __init__(self, db: Database, engine: Engine, persona: Persona, *, owner: str, concurrency: int) -> None:
+    def __init__(self, db: Database, engine: Engine, persona: Persona, *, owner: str,
+                 concurrency: int | None = None) -> None:  # fmt: skip
+        """`concurrency`: turns at once; by default what the model can use."""
         self._db = db
         self._engine = engine
         self._persona = persona
@@ -97,8 +104,9 @@ class Turns:
 
     async def run(self) -> None:
         """Answers messages until it is cancelled; unfinished ones are given back for the next start."""
+        await self._wait_for_model()
         async with asyncio.TaskGroup() as group:
-            free = asyncio.Semaphore(self._concurrency)
+            free = asyncio.Semaphore(self._concurrency or self._enough())
             while True:
                 await self._wait_for_model()
                 await free.acquire()
@@ -110,6 +118,11 @@ class Turns:
                 free.release()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL)
+
+    def _enough(self) -> int:
+        """Turns at once: all that the model computes together, and as many whose prompts are ready to follow."""
+        info = self._engine.state.info
+        return 2 * info.slots if info else 1
 
     async def _wait_for_model(self) -> None:
         while self._engine.state.status != "ready":
@@ -161,8 +174,13 @@ class Turns:
         started = now()
         try:
             async with self._db.read() as session:
-                request = self._request(await conversations.history(session, claim.conversation_id), claim.text)
-            async with aclosing(self._engine.generate(request, patience=None)) as chunks, live.stoppable():
+                request = self._request(
+                    await conversations.history(session, claim.conversation_id), claim.text, _client(claim)
+                )
+            async with (
+                aclosing(self._engine.generate(request, patience=None, bounded=False)) as chunks,
+                live.stoppable(),
+            ):
                 async for chunk in chunks:
                     live.add(chunk)
             return live.outcome(started, now())
@@ -180,7 +198,7 @@ class Turns:
         if not shown.cancelled() and (error := shown.exception()):
             log.warning("the answer could not be shown live", message=claim.public_id, reason=str(error))
 
-    def _request(self, history: list[conversations.Turn], text: str) -> Request:
+    def _request(self, history: list[conversations.Turn], text: str, client: str) -> Request:
         system = [ChatMessage("system", self._persona.system_prompt)] if self._persona.system_prompt else []
         turns = [ChatMessage(turn.role, turn.content) for turn in history]
         messages = (*system, *turns, ChatMessage("user", text))
@@ -189,6 +207,7 @@ class Turns:
             thinking=self._persona.thinking,
             max_tokens=self._persona.max_tokens,
             drop_oldest=True,
+            client=client,
         )
 
     async def _finish(self, claim: Claim, live: LiveTurn, outcome: Outcome) -> None:

@@ -12,7 +12,8 @@ from typing import Literal, Self
 import structlog
 
 from inference import protocol as p
-from inference.errors import EngineUnavailable, InferenceError, InvalidRequest, PromptTooLong, WorkerDied
+from inference.errors import EngineUnavailable, InferenceError, InvalidRequest, Overloaded, PromptTooLong, WorkerDied
+from inference.metrics import Metrics, Stopwatch
 from inference.supervisor import WORKER, Link, worker_process
 
 log = structlog.get_logger()
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 ATTEMPTS = 3  # workers that a request may outlive: one that kills each of them is given up
 STALL = 60.0  # seconds in which a busy model must make a step
 DIED_LOADING = "its process died while loading it; is there enough memory for model.slots and model.context?"
+QUEUE = 8  # requests that may wait, for each slot; half of them of one client
 LONGEST_PAUSE = 30.0  # seconds between two starts of a worker
 
 
@@ -45,6 +47,19 @@ class _Pending:
     chunks: "asyncio.Queue[p.Chunk | InferenceError]" = field(default_factory=asyncio.Queue)
     tokens: list[int] = field(default_factory=list)
     attempts: int = 0
+    held: "InferenceError | None" = None  # an error that came behind chunks
+
+    async def next(self) -> "p.Chunk | InferenceError":
+        """What has come, the chunks that a slow reader let pile up as one."""
+        item = self.held or await self.chunks.get()
+        self.held = None
+        while isinstance(item, p.Chunk) and not self.held and not self.chunks.empty():
+            more = self.chunks.get_nowait()
+            if isinstance(more, p.Chunk):
+                item = item.followed_by(more)
+            else:
+                self.held = more
+        return item
 
     def submit(self) -> p.Submit:
         self.attempts += 1
@@ -63,6 +78,8 @@ class Engine:
         self._link: Link | None = None
         self._changed = asyncio.Event()  # set, and replaced, whenever the state's status changes
         self._moved = (0, time.monotonic())  # the last step seen, and when
+        self._seconds = 5.0  # that an answer takes, a moving average
+        self.metrics = Metrics()
         self.state = EngineState()
 
     async def __aenter__(self) -> Self:
@@ -95,13 +112,18 @@ class Engine:
             await self.changed()
         return self.state
 
-    async def generate(self, request: p.Request, *, patience: float | None = 30.0) -> AsyncGenerator[p.Chunk, None]:
+    async def generate(self, request: p.Request, *, patience: float | None = 30.0,
+                       bounded: bool = True) -> AsyncGenerator[p.Chunk, None]:  # fmt: skip
         """The answer as it comes; the last chunk has `finish` and `usage`.
 
         `patience`: seconds to wait for a model that is still loading; None waits as long as it takes. Closing
-        the generator cancels the answer. Raises InvalidRequest, PromptTooLong, EngineUnavailable, WorkerDied.
+        the generator cancels the answer. `bounded`: refuse it where too many wait; a caller that limits itself
+        need not. Raises InvalidRequest, PromptTooLong, EngineUnavailable, Overloaded, WorkerDied.
         """
         await self._ready(patience)
+        if bounded:
+            self._check_queue(request.client)
+        watch, end = Stopwatch.start(self.metrics), "cancelled"
         pending = _Pending(next(self._ids), request)
         self._pending[pending.id] = pending
         if self._link and self.state.status == "ready":
@@ -109,16 +131,30 @@ class Engine:
         finished = False
         try:
             while not finished:
-                item = await pending.chunks.get()
+                item = await pending.next()
                 if isinstance(item, InferenceError):
-                    finished = True
+                    finished, end = True, "failed"
                     raise item
-                finished = item.finish is not None
+                watch.chunk(item)
+                finished, end = item.finish is not None, item.finish or end
                 yield item
+            self._seconds += 0.1 * (watch.last - watch.asked - self._seconds)
         finally:
+            watch.end(end)
             self._pending.pop(pending.id, None)
             if not finished and self._link:
                 self._link.send(p.Cancel(pending.id))
+
+    def _check_queue(self, client: str) -> None:
+        """Raises Overloaded where the queue is full, or half full of this client's requests."""
+        slots = self.state.info.slots if self.state.info else 1
+        waiting, own = len(self._pending) - slots, 0
+        if waiting * 2 >= QUEUE * slots:
+            own = sum(pending.request.client == client for pending in self._pending.values()) - slots
+        crowd, full = own * 2 >= QUEUE * slots, waiting >= QUEUE * slots
+        if full or crowd:
+            self.metrics.refused.inc()
+            raise Overloaded(1 + (own if crowd else waiting), waiting * self._seconds / slots, own=crowd)
 
     async def _ready(self, patience: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -141,6 +177,7 @@ class Engine:
                 self._set("failed", str(error))
             self._link = None
             self.state.restarts += 1
+            self.metrics.restarts.inc()
             if self.state.status == "ready":
                 log.error("the model's process died; starting it again", unfinished=len(self._pending))
                 self._abandon_hopeless()
@@ -166,10 +203,13 @@ class Engine:
     def _handle(self, report: p.Report, link: Link) -> None:  # noqa: C901 - one case a kind of frame
         match report:
             case p.Step(chunks):
+                self.metrics.batch.observe(len(chunks))
                 for chunk in chunks:
                     self._pass_on(chunk)
             case p.Beat(steps, active, waiting):
                 self.state.active, self.state.waiting = active, waiting
+                self.metrics.active.set(active)
+                self.metrics.waiting.set(waiting)
                 if steps != self._moved[0] or not active + waiting:
                     self._moved = (steps, time.monotonic())
             case p.Refused(request_id, message, too_long):
@@ -179,7 +219,7 @@ class Engine:
                 self.state.progress = fraction
                 self._moved = (0, time.monotonic())
             case p.Loaded(info):
-                self.state.info = info
+                self.state.info, link.loaded = info, True
                 self._moved = (0, time.monotonic())
                 self._set("ready")
                 for pending in self._pending.values():

@@ -12,6 +12,20 @@ class EngineUnavailable(InferenceError):
     """The model is not ready yet; try again in a few seconds."""
 
 
+class Overloaded(EngineUnavailable):
+    """Too many requests wait already."""
+
+    def __init__(self, position: int, retry_after: float, *, own: bool) -> None:
+        """`position` in the queue that it would have had; `own`: it is this client's requests that wait."""
+        self.position = position
+        self.retry_after = max(1, round(retry_after))
+        self.own = own
+        whose = "of yours wait already" if own else "wait already"
+        super().__init__(
+            f"{position - 1} requests {whose}, this one would be number {position}: try again in {self.retry_after} s."
+        )
+
+
 class WorkerDied(InferenceError):
     """The model's process stopped while it was answering, on every attempt; send the message again."""
 

@@ -11,6 +11,8 @@ from typing import Literal
 import msgspec
 
 FinishReason = Literal["stop", "length"]
+CacheTier = Literal["none", "stream", "host", "disk"]  # where a prompt's cached beginning was found
+KvType = Literal["f16", "q8_0"]
 MAX_FRAME = 64 * 1024 * 1024
 
 
@@ -42,20 +44,25 @@ class Request(msgspec.Struct, frozen=True):
     stop: tuple[str, ...] = ()
     thinking: bool | None = None  # None: as the model's template does by itself
     drop_oldest: bool = False  # leave out the oldest turns where the whole history does not fit
+    client: str = ""  # whose it is: clients take turns where more wait than can be answered
 
 
 class EngineConfig(msgspec.Struct, frozen=True):
-    """What a worker loads, and with which shape. Tokens for context, `slots` sequences at once."""
+    """What a worker loads. None: as the memory that is there allows."""
 
     model: str  # the name that clients see
     path: str
     cache_dir: str  # where files derived from the model are kept
-    context: int = 4096
-    slots: int = 8
-    batch: int = 512
+    kv_dir: str = ""  # where conversations' KV is kept over restarts; empty: nowhere
+    context: int | None = None  # tokens
+    slots: int | None = None  # sequences computed at once
+    parked: int | None = None  # conversations that rest in the model's memory beside them
+    batch: int = 512  # tokens a pass
     gpu_layers: int = -1
-    kv_type: Literal["f16", "q8_0"] = "f16"
+    kv_type: KvType | None = None
     threads: int = 0  # 0: the cores that this process may use
+    host_cache: int | None = None  # bytes of memory for idle conversations
+    disk_cache: int = 32 << 30  # bytes at most; never more than a tenth of what is free
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -67,15 +74,18 @@ class ModelInfo(msgspec.Struct, frozen=True):
     slots: int
     thinks: bool  # its template knows thinking
     gpu: bool
+    sizing: str = ""  # why this context and so many slots
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens. `cached` of the prompt's were still in the KV cache; `dropped` messages were left out."""
+    """Tokens. `cached` of the prompt's were found in the KV cache, in `tier`; `dropped` messages were left out."""
 
     prompt: int
     cached: int
     completion: int
     dropped: int = 0
+    tier: CacheTier = "none"
+    queued: float = 0.0  # seconds until it had a slot
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -90,6 +100,10 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     id: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Keep the conversations, and end."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
@@ -114,6 +128,11 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     finish: FinishReason | None = None
     usage: Usage | None = None
 
+    def followed_by(self, more: "Chunk") -> "Chunk":
+        """Both as one."""
+        tokens, text = self.tokens + more.tokens, self.text + more.text
+        return Chunk(self.id, tokens, text, self.reasoning + more.reasoning, more.finish, more.usage)
+
 
 class Step(msgspec.Struct, frozen=True, tag=True):
     chunks: tuple[Chunk, ...]
@@ -133,7 +152,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     waiting: int
 
 
-Command = Load | Submit | Cancel
+Command = Load | Submit | Cancel | Stop
 Report = Progress | Loaded | LoadRefused | Step | Refused | Beat
 
 _encoder = msgspec.msgpack.Encoder()

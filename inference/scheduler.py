@@ -1,100 +1,185 @@
 """Who computes what in the next step. Pure bookkeeping: no llama.cpp, no clock, no I/O.
 
-A step's batch takes every decoding sequence's newest token first, then a bounded slice of prefill, so a long
-prompt never freezes those who are being answered. Prefill goes shortest first; waiting counts for a sequence,
-so a long prompt does not starve.
+A step is some passes of prefill, bounded so that they never freeze those who are being answered, and then one
+batch with a row for everybody who decodes. The two are kept apart because llama.cpp computes them apart anyway:
+rows join one pass only where their streams are neighbours and give equally many tokens each.
 """
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 
-from inference.sequence import Sequence, Slot
+from inference.sequence import Sequence, Stream, as_tokens
 
-GRAIN = 32  # prefill slices are multiples of this where they can be, so batch shapes repeat
+GRAIN = 32  # the least prefill in a step, and what its slices are multiples of, so that shapes repeat
 AGEING = 256.0  # tokens of remaining prompt that a second of waiting outweighs
+WORTHWHILE = 128  # tokens below which a pass is only made to complete a prompt
+BLOCK = 8  # what the first and last row's streams are rounded to, so that the shape of a batch stays for a while
+PATIENCE = 2.0  # seconds that a client waits before another's surplus answer makes room
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a batch costs on this machine."""
+
+    batch: int = 512  # tokens a pass may have
+    fill: bool = False  # whether a row of nothing is cheaper than a second pass
+    overhead: int = 8  # tokens of prefill that the start of a pass costs as much as
+    drafters: int = 1  # sequences up to which guessing ahead pays
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`count` tokens of a sequence, from `sequence.done` on; `last` if a token is sampled after them."""
+    """The next `count` prompt tokens of a sequence."""
 
     sequence: Sequence
     count: int
-    last: bool
 
 
-def common_prefix(left: list[int], right: list[int]) -> int:
-    """How many leading tokens two lists share."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sequence's newest token with its draft after it; a gap's filler where there is no sequence."""
+
+    stream: Stream
+    sequence: Sequence | None
+    draft: tuple[int, ...] = ()
 
 
-def choose_slot(slots: Iterable[Slot], tokens: list[int]) -> Slot | None:
-    """The free slot to use: that of the same conversation, else an empty one, else the longest unused.
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """`passes` go to the model one by one, then `rows` as one batch, in the order of their streams."""
 
-    A slot belongs to the same conversation if these tokens go on from at least half of what it holds; a
-    shared system prompt alone is no reason to throw another conversation's cache away.
-    """
-    free = [slot for slot in slots if slot.sequence is None]
-    if not free:
-        return None
-    best = max(free, key=lambda slot: common_prefix(slot.held, tokens))
-    if best.held and 2 * common_prefix(best.held, tokens) >= len(best.held):
-        return best
-    return min(free, key=lambda slot: (bool(slot.held), slot.used, slot.index))
+    passes: tuple[tuple[Piece, ...], ...]
+    rows: tuple[Row, ...]
 
 
 class Scheduler:
-    """Waiting sequences, and slots with the running ones."""
+    """Waiting sequences, and the streams with the running ones."""
 
-    def __init__(self, *, slots: int, batch: int) -> None:
-        self.slots = [Slot(index) for index in range(slots)]
+    def __init__(self, *, slots: int, parked: int = 0, shape: Shape | None = None) -> None:
+        self.streams = [Stream(index) for index in range(slots + parked)]
+        self.slots = self.streams[:slots]
         self.waiting: list[Sequence] = []
-        self._batch = batch
+        self.shape = shape or Shape()
 
     @property
     def running(self) -> list[Sequence]:
-        """In slot order: llama.cpp joins neighbours of ascending ids into one pass."""
-        return [slot.sequence for slot in self.slots if slot.sequence]
+        return [stream.sequence for stream in self.slots if stream.sequence]
+
+    @property
+    def answering(self) -> int:
+        """Sequences that somebody waits for."""
+        return sum(stream.busy for stream in self.slots)
+
+    @property
+    def free(self) -> int:
+        return len(self.slots) - self.answering
 
     def submit(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def admit(self) -> list[Sequence]:
-        """Gives slots to those who wait longest; returns them with `done` set to what the slot already holds."""
-        admitted = []
-        while self.waiting and (slot := choose_slot(self.slots, self.waiting[0].tokens)):
-            sequence = self.waiting.pop(0)
-            # the last token is always computed anew: the cache holds no logits
-            sequence.done = min(common_prefix(slot.held, sequence.tokens), len(sequence.tokens) - 1)
-            sequence.cached = min(sequence.done, sequence.prompt)
-            sequence.slot, slot.sequence = slot, sequence
-            admitted.append(sequence)
-        return admitted
+    def next(self) -> Sequence | None:
+        """Who is admitted next, if a slot is free: of the client with the fewest running answers, the oldest."""
+        if not self.waiting or all(stream.busy for stream in self.slots):
+            return None
+        load = Counter(s.request.client for s in self.running if not s.background)
+        return min(self.waiting, key=lambda s: (load[s.request.client], s.arrived))
 
-    def release(self, sequence: Sequence, now: float) -> None:
-        """Frees the slot and leaves what it computed there for the conversation's next turn."""
+    def admit(self, sequence: Sequence, stream: Stream, shared: int, now: float) -> None:
+        """Gives a sequence a stream that holds `shared` of its leading tokens."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        if slot := sequence.slot:
-            slot.held, slot.used = sequence.tokens[: sequence.done], now
-            slot.sequence = sequence.slot = None
+        # the last token is always computed anew: the cache holds no logits
+        sequence.done = min(shared, len(sequence.tokens) - (not sequence.background))
+        if not sequence.admitted:
+            sequence.cached, sequence.admitted = min(sequence.done, sequence.prompt), now
+        sequence.stream, stream.sequence, stream.stored = stream, sequence, False
 
-    def plan(self, *, prefill: int, now: float) -> list[Piece]:
-        """The next batch, in slot order. `prefill`: at most so many prompt tokens while others decode."""
-        running = self.running
-        pieces = {sequence.id: Piece(sequence, 1, last=True) for sequence in running if sequence.decoding}
-        room = self._batch - len(pieces)
-        budget = min(room, prefill) if pieces else room
-        prompts = [sequence for sequence in running if not sequence.decoding]
-        for sequence in sorted(prompts, key=lambda s: s.pending - AGEING * (now - s.arrived)):
-            count = min(sequence.pending, budget)
-            if count < sequence.pending and count > GRAIN:
-                count -= count % GRAIN
-            if count <= 0:
+    def release(self, sequence: Sequence, now: float) -> None:
+        """Frees the stream and leaves what was computed there for the conversation's next turn."""
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        if stream := sequence.stream:
+            stream.held, stream.used = as_tokens(sequence.tokens[: sequence.done]), now
+            stream.sequence = sequence.stream = None
+
+    def preempt(self, now: float) -> Sequence | None:
+        """Takes the newest answer of a client that has several off its stream, if another client waits for its
+        first for too long. It goes back to the queue and goes on from its tokens when its turn comes."""
+        if not self.waiting or self.next():
+            return None
+        load = Counter(sequence.request.client for sequence in self.running)
+        starved = any(not load[s.request.client] and now - s.arrived > PATIENCE for s in self.waiting)
+        greedy = [s for s in self.running if load[s.request.client] > 1 and s.decoding and now - s.admitted > PATIENCE]
+        if not starved or not greedy:
+            return None
+        victim = max(greedy, key=lambda s: (load[s.request.client], s.arrived))
+        self.release(victim, now)
+        victim.begun = as_tokens(victim.tokens)
+        self.waiting.append(victim)
+        return victim
+
+    def plan(self, *, budget: int, now: float) -> StepPlan:
+        """The next step. `budget`: prompt tokens that may be computed while others wait for their next token."""
+        busy = any(sequence.decoding for sequence in self.running)
+        budget = budget if busy else self.shape.batch
+        passes: list[tuple[Piece, ...]] = []
+        idle = not self.answering  # only then is there time for what nobody waits for yet
+        left = {s.id: s for s in self.running if s.prefill > 0 and (idle or not s.background)}
+        while left:
+            first = min(left.values(), key=lambda s: _order(s, now))
+            if passes and budget < min(first.prefill, WORTHWHILE):
                 break
-            pieces[sequence.id] = Piece(sequence, count, last=count == sequence.pending)
-            budget -= count
-        return [pieces[sequence.id] for sequence in running if sequence.id in pieces]
+            group = self._group(first, left, max(budget, GRAIN))
+            passes.append(group)
+            budget -= sum(piece.count for piece in group) + self.shape.overhead
+            for piece in group:
+                del left[piece.sequence.id]
+            if not busy:
+                break
+        return StepPlan(tuple(passes), self._rows(passes))
+
+    def _group(self, first: Sequence, left: dict[int, Sequence], budget: int) -> tuple[Piece, ...]:
+        """A piece of `first`, and equally large ones of the neighbours who have about as much to compute."""
+        budget = min(budget, self.shape.batch)
+        count = slice_of(first.prefill, budget, self.shape.batch)
+        assert first.stream
+        members = [first]
+        for direction in (1, -1):
+            index = first.stream.index + direction
+            while (len(members) + 1) * count <= budget and 0 <= index < len(self.slots):
+                neighbour = self.slots[index].sequence
+                if not neighbour or neighbour.id not in left or not count <= neighbour.prefill <= 2 * count:
+                    break
+                members.append(neighbour)
+                index += direction
+        members.sort(key=lambda s: s.stream.index if s.stream else 0)
+        return tuple(Piece(member, count) for member in members)
+
+    def _rows(self, passes: list[tuple[Piece, ...]]) -> tuple[Row, ...]:
+        """A row for each sequence that decodes, or will after the passes. Gaps are filled where that pays."""
+        complete = {p.sequence.id for pieces in passes for p in pieces if p.count == p.sequence.prefill}
+        speaks = [s for s in self.running if s.decoding or (s.id in complete and not s.background)]
+        indices = [sequence.stream.index for sequence in speaks if sequence.stream]
+        if self.shape.fill and indices:
+            indices = whole_range(indices[0], indices[-1], len(self.slots))
+        return tuple(Row(self.slots[index], self.slots[index].sequence) for index in indices)
+
+
+def _order(sequence: Sequence, now: float) -> tuple[bool, int, int]:
+    """Prefill's order: background last, then by what remains, in coarse classes, then neighbours together."""
+    remains = sequence.prefill - AGEING * (now - sequence.arrived)
+    return sequence.background, round(remains / AGEING), sequence.stream.index if sequence.stream else 0
+
+
+def whole_range(first: int, last: int, slots: int) -> list[int]:
+    """All streams from the first row's to the last one's. A large range ends at multiples of BLOCK."""
+    if last - first >= BLOCK:
+        first, last = first - first % BLOCK, min(slots - 1, last - last % BLOCK + BLOCK - 1)
+    return list(range(first, last + 1))
+
+
+def slice_of(prefill: int, budget: int, batch: int) -> int:
+    """How much of a prompt a pass takes: all of it where little would remain."""
+    if prefill <= min(batch, budget * 5 // 4):
+        return prefill
+    return max(GRAIN, budget - budget % GRAIN)

@@ -15,6 +15,7 @@ from inference.errors import EngineUnavailable
 
 WORKER = ("inference.worker",)
 DIAL_TIMEOUT = 60.0  # seconds from the start of the process to its call
+KEEPING = 5.0  # seconds that a worker may take to put its conversations on disk when the service stops
 SECRET_PREFIXES = ("DSWBOT_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "OPENAI_", "MODELSCOPE_")
 
 
@@ -23,6 +24,7 @@ class Link:
 
     def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.pid = pid
+        self.loaded = False
         self._reader = reader
         self._writer = writer
 
@@ -84,6 +86,11 @@ async def worker_process(worker: tuple[str, ...]) -> AsyncIterator[Link]:
                 raise EngineUnavailable("The model's process does not start; its output above says why.")
             link = Link(process.pid, *caller.result())
             yield link
+        except asyncio.CancelledError:
+            if link and link.loaded:  # the service stops: the worker may keep its conversations
+                link.send(p.Stop())
+                await asyncio.wait({died}, timeout=KEEPING)
+            raise
         finally:
             if link:
                 link.hang_up()

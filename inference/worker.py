@@ -8,69 +8,120 @@ and hands it the answers that were not finished.
 """
 
 import asyncio
+import dataclasses
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import structlog
 
 from inference import protocol as p
+from inference import sizing
+from inference.cache import Cache
 from inference.errors import InferenceError, PromptTooLong
-from inference.llama import Model
+from inference.kvstore import KvStore
+from inference.llama import Model, llama_gpu, usable_threads
+from inference.pace import Pace
 from inference.prompt import Prompter
+from inference.protocol import ChatMessage
 from inference.requantise import prepare
 from inference.sampling import choose, recommended
-from inference.sequence import Sequence
-from inference.step import StepLoop
+from inference.scheduler import Scheduler
+from inference.sequence import Sequence, as_tokens, common_prefix
+from inference.speculation import Drafting
+from inference.step import CPU_SHAPE, GPU_SHAPE, StepLoop
 from inference.text import TextStream
 
 log = structlog.get_logger()
 
+SWITCH = 2e-4  # seconds after which the socket's thread gives way to the model's; Python's 5 ms are a step's half
+STOPPING = 4.0  # seconds until the worker ends although the model's thread still computes
+
 Send = Callable[[p.Report], None]
+Soon = Callable[..., Any]
 
 
 class Desk:
-    """Turns requests into sequences for the loop: templates, tokens, samplers."""
+    """Turns requests into sequences for the loop: templates, tokens, sampling."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._thinks = model.info.thinks
         self._prompter = Prompter(model.chat_template, model.vocabulary, model.context)
+        self._background = itertools.count(-1, -1)
 
     def sequence(self, submit: p.Submit) -> Sequence:
         """A sequence ready to run. Raises InvalidRequest, PromptTooLong."""
         request = submit.request
-        tokens, dropped, opened = self._prompter.build(request)
-        model, room = self._model, self._model.context - len(tokens)
+        prompt, dropped, opened = self._prompter.build(request)
+        model, room = self._model, self._model.context - len(prompt)
         thinking = self._thinks and request.thinking is not False
         names = model.metadata("general.architecture"), model.metadata("general.name")
-        choice = choose(request.sampling, recommended(*names, thinking=thinking))
+        tokens = [*prompt, *submit.resume]
         sequence = Sequence(
             id=submit.id,
-            tokens=[*tokens, *submit.resume],
-            prompt=len(tokens),
-            limit=len(tokens) + min(room, request.max_tokens or room),
+            tokens=tokens,
+            begun=as_tokens(tokens),
+            prompt=len(prompt),
+            limit=len(prompt) + min(room, request.max_tokens or room),
             text=TextStream(stops=request.stop, thinks=self._thinks, thinking=opened),
-            sampler=model.sampler(choice),
+            choice=choose(request.sampling, recommended(*names, thinking=thinking)),
             arrived=time.monotonic(),
+            request=request,
+            drafting=Drafting(),
             dropped=dropped,
         )
         for token in submit.resume:  # the text of these is with the asker already
-            sequence.text.feed(model.vocabulary.piece(token))
-            sequence.sampler.accept(token)
+            sequence.said.append(sequence.text.feed(model.vocabulary.piece(token))[1])
         return sequence
+
+    def next_turn(self, ended: Sequence) -> Sequence | None:
+        """What the conversation's next prompt will begin with, as a background sequence.
+
+        Templates render an answer differently once it is history (thinking goes), so its cache would be of no
+        use from there on. Two different next messages show where the part that is certain ends.
+        """
+        said = ChatMessage("assistant", "".join(ended.said))
+        try:
+            one, other = (self._prompter.build(_continued(ended.request, said, text))[0] for text in ("1", "a"))
+        except InferenceError:
+            return None
+        tokens = one[: common_prefix(as_tokens(one), as_tokens(other))]
+        return dataclasses.replace(
+            ended, id=next(self._background), tokens=tokens, begun=as_tokens(tokens), prompt=len(tokens),
+            limit=len(tokens), background=True, arrived=time.monotonic(), stream=None, admitted=0.0,
+        )  # fmt: skip
+
+
+def _continued(request: p.Request, said: ChatMessage, text: str) -> p.Request:
+    messages = (*request.messages, said, ChatMessage("user", text))
+    return msgspec.structs.replace(request, messages=messages)
 
 
 class Worker:
     """One loaded model between the socket and the loop."""
 
-    def __init__(self, model: Model, send: Send) -> None:
+    def __init__(self, model: Model, send: Send, soon: Soon) -> None:
+        """`soon`: lets a function run in the socket's thread."""
+        config = model.config
         self._desk = Desk(model)
         self._send = send
-        self.loop = StepLoop(model, send)
+        self._soon = soon
+        scheduler = Scheduler(slots=model.slots, parked=model.parked, shape=GPU_SHAPE if model.gpu else CPU_SHAPE)
+        folder = Path(config.kv_dir) if config.kv_dir else None
+        limits = {"host_bytes": model.plan.host_cache, "disk_bytes": config.disk_cache}
+        store = KvStore(folder, model.fingerprint, **limits)
+        pace = Pace(copy=model.warm_up() or 1e-3)
+        self.loop = StepLoop(
+            model, Cache(model, scheduler, store, pace), scheduler, pace, emit=send, finished=self._finished
+        )
 
     def handle(self, command: p.Command) -> None:
         match command:
@@ -78,6 +129,8 @@ class Worker:
                 self._submit(command)
             case p.Cancel(sequence_id):
                 self.loop.cancel(sequence_id)
+            case p.Stop():
+                self.loop.stop()
             case p.Load():
                 log.warning("a second Load was ignored")
 
@@ -92,6 +145,13 @@ class Worker:
             self._send(p.Step((p.Chunk(submit.id, (), text, "", "length", sequence.usage),)))
             return
         self.loop.submit(sequence)
+
+    def _finished(self, sequence: Sequence) -> None:
+        self._soon(self._prepare_next, sequence)
+
+    def _prepare_next(self, sequence: Sequence) -> None:
+        if following := self._desk.next_turn(sequence):
+            self.loop.submit(following)
 
     def run(self) -> None:
         """The model's thread. A failure here ends the process: the state of the model is unknown."""
@@ -117,7 +177,12 @@ def _load(config: p.EngineConfig, send: Send) -> Model:
             shown = fraction
             send(p.Progress(fraction))
 
-    return Model(prepare(config), progress)
+    config = prepare(config)
+    shape = sizing.read_shape(Path(config.path))
+    wishes = sizing.Wishes(config.context, config.slots, config.kv_type)
+    gpu = sizing.read_gpu() if llama_gpu() and config.gpu_layers != 0 else None
+    plan = sizing.plan(shape, gpu, sizing.read_ram(), wishes, cores=usable_threads())
+    return Model(config, plan, progress)
 
 
 async def serve(path: str) -> None:
@@ -139,17 +204,22 @@ async def serve(path: str) -> None:
         writer.write(p.frame(p.LoadRefused(str(error))))
         await writer.drain()
         return
-    worker = Worker(model, send)
+    worker = Worker(model, send, loop.call_soon_threadsafe)
     send(p.Loaded(model.info))
     threading.Thread(target=worker.run, name="model", daemon=True).start()
     pulse = asyncio.create_task(_beat(worker, send), name="worker beat")
     while body := await p.read_body(reader):
-        worker.handle(p.command_decoder.decode(body))
+        command = p.command_decoder.decode(body)
+        worker.handle(command)
+        if isinstance(command, p.Stop):
+            await asyncio.to_thread(worker.loop.stopped.wait, STOPPING)
+            break
     pulse.cancel()
 
 
 def main(path: str) -> None:
     """Runs a worker; returns when the service is gone."""
+    sys.setswitchinterval(SWITCH)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
     asyncio.run(serve(path))
     os._exit(0)  # the model's thread may be inside llama.cpp, which nothing can interrupt

@@ -1,9 +1,10 @@
 """Telegram: messages in by long polling, answers out as they are written.
 
-intake.py   updates are stored before their offset is confirmed
-commands.py what /start, /new, /stop and /help do, and who is let in
-stream.py   the answer while it is written, by edits of one message
-send.py     the answer for good, from the outbox
+connection.py  calls and polls, and what is no answer of Telegram's
+intake.py      updates are stored before their offset is confirmed
+commands.py    what /start, /new, /stop and /help do, and who is let in
+stream.py      the answer while it is written, by edits of one message
+send.py        the answer for good, from the outbox
 """
 
 import os

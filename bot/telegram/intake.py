@@ -7,6 +7,7 @@ remembered over a restart: what was not confirmed comes again, and what is known
 import msgspec
 import structlog
 import telegram
+from sqlalchemy import select
 
 from bot.clock import now
 from bot.config import Telegram
@@ -19,6 +20,7 @@ from bot.telegram.texts import Texts, texts_for
 from storage import conversations, inbox, people
 from storage.database import Database
 from storage.inbox import Incoming
+from storage.models import Inbox
 
 log = structlog.get_logger()
 
@@ -36,6 +38,7 @@ class Intake:
         self._demo = demo
         self._strangers = Strangers()
         self._bot_id = settings.token.partition(":")[0]
+        self._stopped = ("", False)  # by the last /stop: its update, and whether there was an answer to end
 
     async def store(self, update: telegram.Update) -> None:
         """Commits what an update brings. Doing so twice changes nothing."""
@@ -48,7 +51,7 @@ class Intake:
         texts = texts_for(language)
         incoming = Incoming(
             source=SOURCE,
-            external_id=f"{self._bot_id}:{update.update_id}",
+            external_id=f"{self._bot_id}:{_name_of(update, message)}",
             conversation_key=f"telegram:{message.chat.id}",
             text=message.text or "",
             meta=msgspec.json.encode(Origin(message.chat.id, language)).decode(),
@@ -70,9 +73,22 @@ class Intake:
         return user_id in self._settings.allowed if said is None else said
 
     async def _carry_out(self, command: Command, incoming: Incoming, chat_id: int, texts: Texts) -> None:
-        stopped = command is Command.STOP and self._turns.stop(incoming.conversation_key)
+        stopped = command is Command.STOP and await self._stop(incoming)
         text = answer_to(command, texts, demo=self._demo, stopped=stopped)
         await self._reply(incoming, chat_id, text, forget=command is Command.NEW)
+
+    async def _stop(self, incoming: Incoming) -> bool:
+        """Ends the answer, once for each update: where one comes again, the answer may be another by then."""
+        update, stopped = self._stopped
+        if update != incoming.external_id:
+            stopped = not await self._is_known(incoming) and self._turns.stop(incoming.conversation_key)
+            self._stopped = incoming.external_id, stopped
+        return stopped
+
+    async def _is_known(self, incoming: Incoming) -> bool:
+        known = select(Inbox.id).where(Inbox.source == SOURCE, Inbox.external_id == incoming.external_id)
+        async with self._db.read() as session:
+            return await session.scalar(known) is not None
 
     async def _reply(self, incoming: Incoming, chat_id: int, text: str, *, forget: bool = False) -> None:
         """The effect and the reply in one transaction, once for each update."""
@@ -81,3 +97,9 @@ class Intake:
             if created and forget:
                 await conversations.close_conversation(session, incoming.conversation_key, now())
         self._deliveries.wake()
+
+
+def _name_of(update: telegram.Update, message: telegram.Message) -> str:
+    """What an update is stored under: its number, but the pictures of an album are one message that gets one reply."""
+    album = message.media_group_id
+    return f"{message.chat.id}:album:{album}" if album else str(update.update_id)

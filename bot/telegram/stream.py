@@ -63,6 +63,12 @@ class LiveAnswers:
             next_edit = now + max(edit_gap(now - began), self._gate.wait(origin.chat_id))
 
     async def _place(self, chat_id: int, live: LiveTurn) -> None:
+        """Sends the message that will grow, once.
+
+        Where it arrives and Telegram's answer is lost, or the service dies before the number is stored, it stays
+        behind as a "…": nobody can ask Telegram for its number, and an edit or deletion of a guessed one could hit
+        another message. The answer then comes, whole, as a message of its own.
+        """
         if self._gate.wait(chat_id):
             return
         try:
@@ -113,4 +119,4 @@ def final_text(outcome: Outcome, texts: Texts) -> str:
             return f"{text}\n\n{texts.stopped_mark}" if text else texts.stopped_empty
         case "length":
             return f"{text}\n\n{texts.too_long_mark}".strip()
-    return text or PLACEHOLDER
+    return text or texts.no_answer

@@ -19,6 +19,7 @@ class Texts(msgspec.Struct, frozen=True):
     stopped_mark: str
     stopped_empty: str
     too_long_mark: str
+    no_answer: str
     failed: str
     menu: dict[str, str]
 
@@ -40,6 +41,7 @@ ENGLISH = Texts(
     stopped_mark="(stopped)",
     stopped_empty="Stopped.",
     too_long_mark="(The answer reached its greatest length here.)",
+    no_answer="The model gave no answer. Ask again, or in other words.",
     failed="I could not answer that: {reason}",
     menu={"new": "Begin a new conversation", "stop": "Stop the answer", "help": "What I can do"},
 )
@@ -58,6 +60,7 @@ CHINESE = Texts(
     stopped_mark="（已停止）",
     stopped_empty="已停止。",
     too_long_mark="（回答已达到最大长度。）",
+    no_answer="模型没有给出回答，请再问一次，或换个说法。",
     failed="这条消息无法回答：{reason}",
     menu={"new": "开始新对话", "stop": "停止回答", "help": "我能做什么"},
 )

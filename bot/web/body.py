@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +14,7 @@ from bot.web.errors import ApiError
 T = TypeVar("T")
 
 UNSUPPORTED = {"tools", "tool_choice", "n", "logprobs", "logit_bias", "response_format"}
+PING_EVERY = 10.0  # seconds of silence after which a stream says that it is alive
 BODY_TIMEOUT = 30.0  # seconds in which a body must have come
 
 
@@ -58,6 +60,8 @@ class EventStream:
     """Server-sent events on one response. Headers go out with the first event."""
 
     def __init__(self, request: web.Request) -> None:
+        self._closed = False
+        self.wrote = 0.0  # when the last event went out, by the loop's clock
         self._request = request
         self._response = web.StreamResponse(
             headers={
@@ -72,6 +76,7 @@ class EventStream:
         return self._response.prepared
 
     async def _write(self, raw: bytes) -> None:
+        self.wrote = asyncio.get_running_loop().time()
         if not self.begun:
             await self._response.prepare(self._request)
         await self._response.write(raw)
@@ -83,8 +88,30 @@ class EventStream:
 
     async def ping(self) -> None:
         """A comment, so that proxies do not take a waiting stream for a dead one."""
-        await self._write(b": waiting\n\n")
+        if not self._closed:
+            await self._write(b": waiting\n\n")
 
     async def close(self) -> web.StreamResponse:
+        self._closed = True
         await self._response.write_eof()
         return self._response
+
+
+@asynccontextmanager
+async def pinging(events: EventStream) -> AsyncIterator[None]:
+    """Sends a ping whenever nothing was written for a while."""
+
+    async def ping() -> None:
+        loop = asyncio.get_running_loop()
+        events.wrote = loop.time()
+        while True:
+            await asyncio.sleep(events.wrote + PING_EVERY - loop.time())
+            if loop.time() - events.wrote >= PING_EVERY:
+                await events.ping()
+
+    pings = asyncio.create_task(ping(), name="event stream pings")
+    try:
+        yield
+    finally:
+        pings.cancel()
+        await asyncio.wait({pings})

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from bot.errors import DswbotError
-from inference.errors import EngineUnavailable, InferenceError, InvalidRequest, PromptTooLong
+from inference.errors import EngineUnavailable, InferenceError, InvalidRequest, Overloaded, PromptTooLong
 from storage.errors import StorageError
 
 
@@ -62,6 +62,9 @@ def translate(error: Exception) -> ApiError | None:
             return ApiError(400, str(error), code="context_length_exceeded", param="messages")
         case InvalidRequest():
             return ApiError(400, str(error), code="invalid_request")
+        case Overloaded():
+            headers = {"Retry-After": str(error.retry_after), "X-Queue-Position": str(error.position)}
+            return ApiError(429 if error.own else 503, str(error), code="overloaded", headers=headers)
         case EngineUnavailable():
             return ApiError(503, str(error), code="model_not_ready", headers={"Retry-After": "5"})
         case InferenceError():

@@ -1,9 +1,8 @@
 """OpenAI's API: `/v1/models` and `/v1/chat/completions`. Stateless: the client holds the history and retries."""
 
-import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
 
@@ -15,7 +14,7 @@ from bot.clock import now
 from bot.conversation import Persona
 from bot.web import openai_types as o
 from bot.web.auth import Keys
-from bot.web.body import EventStream, json_response, parse, read_body
+from bot.web.body import EventStream, json_response, parse, pinging, read_body
 from bot.web.errors import ApiError, body_of, translate
 from inference.engine import Engine
 from inference.protocol import ChatMessage, Chunk, Request, Sampling, Usage
@@ -24,24 +23,6 @@ from storage.database import Database
 from storage.errors import StorageError
 
 log = structlog.get_logger()
-
-PING_EVERY = 10.0  # seconds of silence after which a stream says that it is alive
-
-
-async def with_pauses(chunks: AsyncGenerator[Chunk, None], seconds: float) -> AsyncIterator[Chunk | None]:
-    """The chunks, and None whenever none has come for `seconds`."""
-    while True:
-        coming = asyncio.ensure_future(anext(chunks, None))
-        try:
-            while not (await asyncio.wait({coming}, timeout=seconds))[0]:
-                yield None
-        finally:
-            if not coming.done():
-                coming.cancel()
-                await asyncio.wait({coming})
-        if (chunk := coming.result()) is None:
-            return
-        yield chunk
 
 
 class OpenAi:
@@ -88,8 +69,8 @@ class OpenAi:
         answer = _Answer(self, call, key.name)
         return await (answer.stream(request) if call.stream else answer.whole())
 
-    def request(self, call: o.ChatCompletionRequest) -> Request:
-        """What the engine is asked for."""
+    def request(self, call: o.ChatCompletionRequest, client: str) -> Request:
+        """What the engine is asked for. `client`: whom it counts for where many wait."""
         return Request(
             messages=tuple(
                 ChatMessage("system" if m.role == "developer" else m.role, m.text) for m in call.messages
@@ -101,10 +82,11 @@ class OpenAi:
             max_tokens=call.max_completion_tokens or call.max_tokens,
             stop=call.stops,
             thinking=self._persona.thinking if call.thinking is None else call.thinking,
+            client=client,
         )  # fmt: skip
 
-    def generate(self, call: o.ChatCompletionRequest) -> AsyncGenerator[Chunk, None]:
-        return self._engine.generate(self.request(call))
+    def generate(self, call: o.ChatCompletionRequest, client: str) -> AsyncGenerator[Chunk, None]:
+        return self._engine.generate(self.request(call, client))
 
     async def record(self, usage: ledger.Usage) -> None:
         """Writes the usage down; an answer is not lost because its bill can't be written."""
@@ -131,7 +113,7 @@ class _Answer:
         """The engine's chunks; the usage is recorded however they end."""
         last: Chunk | None = None
         try:
-            async with aclosing(self._api.generate(self._call)) as chunks:
+            async with aclosing(self._api.generate(self._call, f"key {self._key_name}")) as chunks:
                 async for last in chunks:
                     self._tokens += len(last.tokens)
                     yield last
@@ -161,11 +143,12 @@ class _Answer:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         events = EventStream(request)
         try:
-            async with aclosing(self._chunks()) as chunks:
-                async with aclosing(with_pauses(chunks, PING_EVERY)) as paced:  # type: ignore[type-var]
-                    async for chunk in paced:
-                        await (self._send(events, chunk) if chunk else events.ping())
-            await events.send("[DONE]")
+            async with pinging(events), aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    await self._send(events, chunk)
+                    if chunk.finish:  # the asker need not wait for the bill
+                        await events.send("[DONE]")
+                        await events.close()
         except Exception as error:
             told = translate(error)
             if not events.begun or told is None:

@@ -8,12 +8,14 @@ from typing import Protocol
 import msgspec
 import structlog
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from bot.config import Server
 from bot.errors import PortTaken
 from bot.web.auth import Keys
 from bot.web.body import json_response
 from bot.web.errors import ApiError, response_to, translate
+from inference.metrics import Glance
 
 log = structlog.get_logger()
 
@@ -26,6 +28,7 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     ok: bool
     state: str
     reason: str = ""
+    figures: Glance | None = None
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -53,17 +56,24 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 class Health:
-    """`/healthz` says that the process lives, `/readyz` what it can do."""
+    """`/healthz` says that the process lives, `/readyz` what it can do, `/metrics` how well."""
 
-    def __init__(self, probes: Mapping[str, Probe], keys: Keys) -> None:
+    def __init__(self, probes: Mapping[str, Probe], keys: Keys, metrics: CollectorRegistry) -> None:
         self._probes = probes
         self._keys = keys
+        self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/healthz", self.alive), web.get("/readyz", self.ready)]
+        return [web.get("/healthz", self.alive), web.get("/readyz", self.ready), web.get("/metrics", self.metrics)]
 
     async def alive(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """For Prometheus. Any key will do."""
+        if await self._keys.of(request) is None:
+            await self._keys.require(request, "admin")  # says what is missing
+        return web.Response(body=generate_latest(self._metrics), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def ready(self, request: web.Request) -> web.StreamResponse:
         parts = {name: await probe() for name, probe in self._probes.items()}

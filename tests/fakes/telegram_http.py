@@ -23,6 +23,8 @@ class Fault:
     name: str
     retry_after: int = 0  # seconds
     hang: float = 0  # seconds
+    status: int = 0
+    body: bytes = b""
 
     SERVER_ERROR: ClassVar[Fault]  # 500; not carried out
     DROP_BEFORE: ClassVar[Fault]  # the connection closes; not carried out
@@ -38,6 +40,11 @@ class Fault:
         """Carried out at once, answered so much later."""
         return Fault("hang", hang=seconds)
 
+    @staticmethod
+    def IMPOSTOR(status: int, body: bytes) -> Fault:  # noqa: N802
+        """Answered by a proxy that is none, or by whatever else is on the way; not carried out."""
+        return Fault("impostor", status=status, body=body)
+
 
 Fault.SERVER_ERROR = Fault("server error")
 Fault.DROP_BEFORE = Fault("drop before")
@@ -49,7 +56,7 @@ class Call:
     """A request of the bot's.
 
     `outcome` says what became of it, whether or not the bot heard: "ok", "409 Conflict: …", "nothing" where
-    the connection was dropped before; "pending" while it lasts.
+    the call was dropped or answered on the way; "pending" while it lasts.
     """
 
     method: str
@@ -71,7 +78,7 @@ class BotApiServer:
         self._gate = gate
         app = web.Application()
         app.router.add_route("*", "/bot{token}/{method}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.02)
 
     async def start(self) -> None:
         await self._runner.setup()
@@ -92,6 +99,9 @@ class BotApiServer:
             if call.fault == Fault.DROP_BEFORE:
                 call.outcome = "nothing"
                 return _hang_up(request)
+            if call.fault and call.fault.status:
+                call.outcome = "nothing"
+                return web.Response(status=call.fault.status, body=call.fault.body, content_type="text/html")
             result = await self._perform(call, request)
             response, call.outcome = _json(200, {"ok": True, "result": result}), "ok"
         except ApiError as error:

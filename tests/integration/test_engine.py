@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
-import llama_cpp
 import pytest
+from msgspec import structs
 
 from inference.engine import Engine
 from inference.errors import EngineUnavailable, InvalidRequest, PromptTooLong
 from inference.protocol import ChatMessage, Chunk, EngineConfig, Request, Sampling
+from inference.requantise import prepare
+from tests.integration.reference import Reference
 from tests.models.qwen3_shape import write_qwen3_shape
 
 GREEDY = Sampling(temperature=0, frequency_penalty=0)
@@ -25,19 +27,23 @@ def ask(*texts: str, max_tokens: int = 24, **more: object) -> Request:
 
 
 async def answer(engine: Engine, request: Request) -> tuple[str, Chunk]:
-    text, last = "", Chunk(0)
+    text, last, tokens = "", Chunk(0), []
     async with aclosing(engine.generate(request)) as chunks:
         async for last in chunks:
             text += last.text
-    return text, last
+            tokens += last.tokens
+    return text, structs.replace(last, tokens=tuple(tokens))
+
+
+@pytest.fixture(scope="session")
+def small(embedded_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as it is served."""
+    return Path(prepare(EngineConfig("embedded", str(embedded_gguf), str(tmp_path_factory.mktemp("served")))).path)
 
 
 @pytest.fixture
-async def engine(embedded_gguf: Path, tmp_path: Path) -> AsyncIterator[Engine]:
-    link = tmp_path / "as-shipped.gguf"  # by another name it is not requantised
-    link.symlink_to(embedded_gguf)
-    config = EngineConfig("shipped", str(link), str(tmp_path), context=1024, slots=3)
-    async with Engine(config) as running:
+async def engine(small: Path, tmp_path: Path) -> AsyncIterator[Engine]:
+    async with Engine(EngineConfig("small", str(small), str(tmp_path), context=1024, slots=3)) as running:
         assert (await running.settled()).status == "ready"
         yield running
 
@@ -54,23 +60,10 @@ async def thinker(tiny_qwen3: Path, tmp_path: Path) -> AsyncIterator[Engine]:
         yield running
 
 
-def reference(gguf: Path, question: str, tokens: int) -> str:
-    """What the library's own, single-sequence class says."""
-    llama = llama_cpp.Llama(str(gguf), n_ctx=1024, verbose=False, flash_attn=True)
-    try:
-        reply = llama.create_chat_completion(
-            [{"role": "user", "content": question}], temperature=0, max_tokens=tokens, repeat_penalty=1.0
-        )
-    finally:
-        llama.close()
-    return reply["choices"][0]["message"]["content"]
-
-
-async def test_greedy_answers_equal_the_reference_alone_in_a_full_batch_and_from_the_cache(
-    engine: Engine, embedded_gguf: Path
-):
+async def test_greedy_answers_equal_the_reference_alone_in_a_full_batch_and_from_the_cache(engine: Engine, small: Path):
     question = "Tell me about the sea."
-    expected = reference(embedded_gguf, question, 24)
+    with Reference(small) as reference:
+        expected = reference.says(ask(question).messages, 24)
     alone, _ = await answer(engine, ask(question))
     crowd = await asyncio.gather(
         answer(engine, ask(question)), *(answer(engine, ask(f"What is {n}?" * n)) for n in range(1, 7))
@@ -87,19 +80,19 @@ async def test_more_requests_than_slots_are_all_answered(engine: Engine):
     assert all(last.usage.completion == 4 for _, last in replies)
 
 
-async def test_answers_survive_the_death_of_their_worker(engine: Engine):
-    calm = await asyncio.gather(*(answer(engine, ask(f"Tell me about {n}.", max_tokens=60)) for n in range(3)))
+async def test_answers_survive_the_death_of_their_worker(engine: Engine, small: Path):
+    requests = [ask(f"Tell me about {n}.", max_tokens=60) for n in range(3)]
 
     async def kill() -> None:
         await asyncio.sleep(0.5)
         os.kill(engine.worker_pid, signal.SIGKILL)
 
-    *stormy, _ = await asyncio.gather(
-        *(answer(engine, ask(f"Tell me about {n}.", max_tokens=60)) for n in range(3)), kill()
-    )
-    assert [text for text, _ in stormy] == [text for text, _ in calm]
+    *stormy, _ = await asyncio.gather(*(answer(engine, request) for request in requests), kill())
     assert [last.usage.completion for _, last in stormy] == [60] * 3
     assert engine.state.restarts == 1
+    with Reference(small) as reference:
+        for request, (_, last) in zip(requests, stormy, strict=True):
+            assert reference.doubts(request.messages, last.tokens) == []
 
 
 async def test_a_request_that_is_abandoned_frees_its_slot(engine: Engine):

@@ -5,6 +5,7 @@ import pytest
 from inference.llama import Model
 from inference.prompt import Prompter
 from inference.protocol import ChatMessage, EngineConfig, Request
+from inference.sizing import Plan
 from tests.models.qwen3_shape import write_qwen3_shape
 
 
@@ -12,7 +13,7 @@ from tests.models.qwen3_shape import write_qwen3_shape
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("qwen3") / "tiny.gguf"
     write_qwen3_shape(path)
-    return Model(EngineConfig("tiny", str(path), str(path.parent), context=256, slots=1), lambda _: None)
+    return Model(EngineConfig("tiny", str(path), str(path.parent)), Plan(256, 1, 0, "f16", 0, ""), lambda _: None)
 
 
 @pytest.mark.parametrize("text", ["The capital of France is Paris.", "你好，世界！今天天气怎么样？"])
@@ -30,5 +31,5 @@ def test_the_template_renders_and_the_model_computes(model: Model) -> None:
     prompter = Prompter(model.chat_template, model.vocabulary, model.context)
     tokens, _, _ = prompter.build(Request((ChatMessage("user", "你好"),)))
     assert tokens[0] == 151644
-    model.add(0, tokens, 0, last=True)
+    model.add(0, tokens, 0)
     model.decode()

@@ -1,123 +1,207 @@
 """The step's bookkeeping, without a model."""
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.scheduler import Piece, Scheduler, choose_slot, common_prefix
-from inference.sequence import Sequence, Slot
+from inference.scheduler import BLOCK, GRAIN, Scheduler, Shape, StepPlan, slice_of, whole_range
+from inference.sequence import Sequence
+from tests.unit.sequences import sequence
+
+FILLING = Shape(fill=True)
 
 
-def sequence(id_: int, tokens: list[int], *, arrived: float = 0.0) -> Sequence:
-    return Sequence(id_, list(tokens), len(tokens), len(tokens) + 8, text=None, sampler=None, arrived=arrived)
+def admit(scheduler: Scheduler, now: float = 0.0) -> Iterator[Sequence]:
+    while one := scheduler.next():
+        stream = next(stream for stream in scheduler.slots if not stream.busy)
+        scheduler.admit(one, stream, 0, now)
+        yield one
 
 
-def compute(scheduler: Scheduler, pieces: list[Piece]) -> None:
-    for piece in pieces:
-        piece.sequence.done += piece.count
-        if piece.last:
-            piece.sequence.tokens.append(99)
+def start(scheduler: Scheduler, *sequences: Sequence) -> None:
+    for one in sequences:
+        scheduler.submit(one)
+    list(admit(scheduler))
 
 
-def test_decoding_sequences_come_before_prefill_and_prefill_is_bounded():
-    scheduler = Scheduler(slots=4, batch=512)
-    scheduler.submit(sequence(1, [1] * 10))
-    scheduler.admit()
-    compute(scheduler, scheduler.plan(prefill=64, now=0))
-    scheduler.submit(sequence(2, [2] * 400))
-    scheduler.admit()
-    pieces = scheduler.plan(prefill=64, now=0)
-    assert [(p.sequence.id, p.count, p.last) for p in pieces] == [(1, 1, True), (2, 64, False)]
+def compute(plan: StepPlan) -> None:
+    """What the loop does with a plan: prefill, then a token for every sequence whose prompt is complete."""
+    for pieces in plan.passes:
+        for piece in pieces:
+            piece.sequence.done += piece.count
+    for row in plan.rows:
+        if row.sequence and row.sequence.pending:
+            speaks = row.sequence.decoding
+            row.sequence.done += 1
+            if speaks:
+                row.sequence.tokens.append(99)
+
+
+def decode_first(scheduler: Scheduler, one: Sequence) -> None:
+    start(scheduler, one)
+    compute(scheduler.plan(budget=512, now=0))
+    assert one.decoding
+
+
+def test_a_prompt_and_its_first_token_are_one_step():
+    scheduler = Scheduler(slots=1)
+    one = sequence(1, [1] * 100)
+    start(scheduler, one)
+    plan = scheduler.plan(budget=GRAIN, now=0)
+    assert [[p.count for p in pieces] for pieces in plan.passes] == [[99]]
+    assert [row.sequence for row in plan.rows] == [one]
+
+
+def test_prefill_beside_decoding_is_bounded_and_everybody_who_decodes_has_a_row():
+    scheduler = Scheduler(slots=4)
+    first, long = sequence(1, [1] * 10), sequence(2, [2] * 400)
+    decode_first(scheduler, first)
+    start(scheduler, long)
+    plan = scheduler.plan(budget=64, now=0)
+    assert [[(p.sequence.id, p.count) for p in pieces] for pieces in plan.passes] == [[(2, 64)]]
+    assert [row.sequence.id for row in plan.rows] == [1]
 
 
 def test_alone_a_prompt_takes_the_whole_batch():
-    scheduler = Scheduler(slots=2, batch=512)
-    scheduler.submit(sequence(1, [1] * 900))
-    scheduler.admit()
-    assert [p.count for p in scheduler.plan(prefill=64, now=0)] == [512]
+    scheduler = Scheduler(slots=2)
+    start(scheduler, sequence(1, [1] * 900))
+    plan = scheduler.plan(budget=64, now=0)
+    assert [[p.count for p in pieces] for pieces in plan.passes] == [[512]]
+    assert plan.rows == ()
 
 
 def test_a_short_prompt_does_not_wait_behind_a_long_one_but_a_long_one_ages():
-    scheduler = Scheduler(slots=3, batch=512)
-    for id_, length in ((1, 2000), (2, 100)):
-        scheduler.submit(sequence(id_, [id_] * length))
-    scheduler.admit()
-    assert [(p.sequence.id, p.count) for p in scheduler.plan(prefill=64, now=0)] == [(1, 384), (2, 100)]
-    long = scheduler.running[0]
+    scheduler = Scheduler(slots=3)
+    long, short = sequence(1, [1] * 2000), sequence(2, [2] * 100)
+    start(scheduler, long, short)
+    assert scheduler.plan(budget=64, now=0).passes[0][0].sequence is short
     long.arrived = -60.0
-    first = scheduler.plan(prefill=64, now=0)[0]
-    assert (first.sequence.id, first.count) == (1, 512)
+    assert scheduler.plan(budget=64, now=0).passes[0][0].sequence is long
 
 
-def test_a_conversation_finds_its_own_slot_and_computes_only_what_is_new():
-    scheduler = Scheduler(slots=2, batch=512)
-    first, other = sequence(1, [1, 2, 3, 4]), sequence(2, [7, 8, 9])
-    scheduler.submit(first)
-    scheduler.submit(other)
-    scheduler.admit()
-    for running in (first, other):
-        running.done = len(running.tokens)
-        scheduler.release(running, now=1.0)
-    again = sequence(3, [7, 8, 9, 10, 11])
-    scheduler.submit(again)
-    scheduler.admit()
-    assert again.slot is scheduler.slots[1]
-    assert (again.done, again.cached, again.pending) == (3, 3, 2)
+def test_neighbours_with_as_much_to_compute_share_a_pass():
+    scheduler = Scheduler(slots=4)
+    start(scheduler, *(sequence(i, [i] * 41) for i in range(4)))
+    (pieces,) = scheduler.plan(budget=64, now=0).passes
+    assert [(p.sequence.stream.index, p.count) for p in pieces] == [(0, 40), (1, 40), (2, 40), (3, 40)]
 
 
-def test_the_last_token_is_always_computed_since_the_cache_holds_no_logits():
-    scheduler = Scheduler(slots=1, batch=512)
-    scheduler.slots[0].held = [1, 2, 3]
-    same = sequence(1, [1, 2, 3])
-    scheduler.submit(same)
-    scheduler.admit()
-    assert same.done == 2
+def test_what_nobody_waits_for_is_computed_only_when_nobody_is_answered():
+    scheduler = Scheduler(slots=2)
+    later = sequence(-1, [1] * 100, background=True)
+    scheduler.admit(later, scheduler.slots[1], 0, 0.0)
+    decode_first(scheduler, one := sequence(1, [1] * 10))
+    assert scheduler.plan(budget=512, now=0).passes == ()
+    scheduler.release(one, 0.0)
+    plan = scheduler.plan(budget=512, now=0)
+    assert [[(p.sequence.id, p.count) for p in pieces] for pieces in plan.passes] == [[(-1, 100)]]
+    assert plan.rows == ()
 
 
-def test_a_shared_system_prompt_does_not_cost_another_conversation_its_cache():
-    slots = [Slot(0, held=[1, 1, 1, 5, 5, 5, 5, 5]), Slot(1, held=[])]
-    assert choose_slot(slots, [1, 1, 1, 9, 9]) is slots[1]
+def test_gaps_are_filled_where_that_pays():
+    for shape, expected in ((Shape(), [0, 3]), (FILLING, [0, 1, 2, 3])):
+        scheduler = Scheduler(slots=6, shape=shape)
+        every = [sequence(i, [1] * 4) for i in range(4)]
+        start(scheduler, *every)
+        compute(scheduler.plan(budget=512, now=0))
+        for one in every[1:3]:
+            scheduler.release(one, 0.0)
+        assert [row.stream.index for row in scheduler.plan(budget=64, now=0).rows] == expected
 
 
-def test_without_an_empty_slot_the_longest_unused_one_is_taken():
-    slots = [Slot(0, held=[1] * 9, used=5.0), Slot(1, held=[2] * 9, used=3.0)]
-    assert choose_slot(slots, [7]) is slots[1]
+def test_a_prompt_in_a_gap_gets_a_token_computed_for_nothing():
+    scheduler = Scheduler(slots=3, shape=FILLING)
+    outer = [sequence(1, [1] * 4), sequence(2, [2] * 2000), sequence(3, [3] * 4)]
+    start(scheduler, *outer)
+    for _ in range(3):
+        compute(scheduler.plan(budget=512, now=0))
+    assert outer[0].decoding
+    assert outer[2].decoding
+    rows = scheduler.plan(budget=64, now=0).rows
+    assert [row.sequence.id for row in rows] == [1, 2, 3]
 
 
-def test_more_sequences_than_slots_wait_their_turn():
-    scheduler = Scheduler(slots=1, batch=512)
-    for id_ in (1, 2):
-        scheduler.submit(sequence(id_, [id_]))
-    assert [s.id for s in scheduler.admit()] == [1]
-    assert scheduler.admit() == []
-    scheduler.release(scheduler.running[0], now=0.0)
-    assert [s.id for s in scheduler.admit()] == [2]
+@given(st.integers(0, 63), st.integers(0, 63))
+def test_a_range_covers_its_ends_and_large_ones_keep_their_shape(a: int, b: int):
+    first, last = min(a, b), max(a, b)
+    indices = whole_range(first, last, 64)
+    assert indices == list(range(indices[0], indices[-1] + 1))
+    assert indices[0] <= first
+    assert last <= indices[-1] <= 63
+    if last - first >= BLOCK:
+        assert len(indices) % BLOCK == 0
+    else:
+        assert len(indices) == last - first + 1
 
 
-@given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 2), max_size=12))
-def test_common_prefix(left: list[int], right: list[int]):
-    size = common_prefix(left, right)
-    assert left[:size] == right[:size]
-    assert size == min(len(left), len(right)) or left[size] != right[size]
+@given(st.integers(1, 5000), st.integers(GRAIN, 512))
+def test_a_slice_is_all_that_remains_or_a_multiple_of_the_grain(prefill: int, budget: int):
+    count = slice_of(prefill, budget, 512)
+    assert 0 < count <= min(prefill, 512)
+    assert count == prefill or count % GRAIN == 0
 
 
+def test_clients_take_turns_where_many_wait():
+    scheduler = Scheduler(slots=2)
+    for i in range(4):
+        scheduler.submit(sequence(i, [1], arrived=float(i), client="a"))
+    scheduler.submit(sequence(9, [1], arrived=9.0, client="b"))
+    assert [one.id for one in admit(scheduler)] == [0, 9]
+
+
+def test_a_client_with_several_answers_makes_room_for_one_that_waits_too_long():
+    scheduler = Scheduler(slots=2)
+    greedy = [sequence(i, [1, 2, 3], client="a", arrived=float(i)) for i in range(2)]
+    start(scheduler, *greedy)
+    compute(scheduler.plan(budget=64, now=0))
+    scheduler.submit(sequence(9, [1], arrived=5.0, client="b"))
+    assert scheduler.preempt(6.0) is None
+    victim = scheduler.preempt(8.0)
+    assert victim is greedy[1]
+    assert list(victim.begun) == [1, 2, 3, 99]
+    assert [one.id for one in admit(scheduler, 8.0)] == [9]
+    assert scheduler.waiting == [victim]
+    assert scheduler.preempt(20.0) is None  # nobody else waits for a first one
+
+
+def test_an_answer_that_was_preempted_says_how_much_of_its_prompt_was_cached_at_first():
+    scheduler = Scheduler(slots=1)
+    one = sequence(1, [1, 2, 3, 4])
+    scheduler.submit(one)
+    scheduler.admit(one, scheduler.slots[0], 2, 1.0)
+    scheduler.release(one, 2.0)
+    scheduler.waiting.append(one)
+    scheduler.admit(one, scheduler.slots[0], 4, 3.0)
+    assert (one.cached, one.admitted, one.done) == (2, 1.0, 3)
+
+
+@pytest.mark.parametrize("shape", [Shape(), FILLING])
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=12), st.integers(1, 4), st.integers(32, 512))
-def test_every_sequence_gets_everything_computed_once_and_no_batch_is_too_large(
-    lengths: list[int], slots: int, prefill: int
+def test_every_sequence_gets_everything_computed_once_and_no_pass_is_too_large(
+    shape: Shape, lengths: list[int], slots: int, budget: int
 ):
-    scheduler = Scheduler(slots=slots, batch=512)
+    scheduler = Scheduler(slots=slots, shape=shape)
     every = [sequence(i, [i] * length) for i, length in enumerate(lengths)]
     for one in every:
         scheduler.submit(one)
     finished: list[Sequence] = []
-    for now in range(1000):
-        scheduler.admit()
-        pieces = scheduler.plan(prefill=prefill, now=float(now))
-        assert sum(p.count for p in pieces) <= 512
-        assert [p.sequence.slot.index for p in pieces] == sorted(p.sequence.slot.index for p in pieces)
-        assert {s.id for s in scheduler.running if s.decoding} <= {p.sequence.id for p in pieces}
-        compute(scheduler, pieces)
+    for now in range(2000):
+        list(admit(scheduler, float(now)))
+        speaking = {s.id for s in scheduler.running if s.decoding}
+        plan = scheduler.plan(budget=budget, now=float(now))
+        for pieces in plan.passes:
+            assert sum(p.count for p in pieces) <= 512
+            indices = [p.sequence.stream.index for p in pieces]
+            assert indices == list(range(indices[0], indices[0] + len(indices)))
+            assert len({p.count for p in pieces}) == 1
+        assert [row.stream.index for row in plan.rows] == sorted({row.stream.index for row in plan.rows})
+        assert speaking <= {row.sequence.id for row in plan.rows if row.sequence}
+        compute(plan)
         for one in [s for s in scheduler.running if len(s.tokens) >= s.limit]:
-            scheduler.release(one, now=float(now))
+            assert one.done == len(one.tokens) - 1
+            scheduler.release(one, float(now))
             finished.append(one)
         if len(finished) == len(every):
             break

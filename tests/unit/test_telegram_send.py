@@ -8,7 +8,7 @@ from telegram.request import BaseRequest
 
 from bot.delivery import TryLater, Uncertain, Undeliverable
 from bot.telegram.gate import FloodGate
-from bot.telegram.send import Payload, TelegramSender, planned
+from bot.telegram.send import NEVER_SENT, Payload, TelegramSender, planned
 from storage.outbox import Delivery
 
 MESSAGE = b'{"ok":true,"result":{"message_id":9,"date":1,"chat":{"id":7,"type":"private"}}}'
@@ -57,11 +57,17 @@ BEFORE_IT_LEFT = [
     httpx.ConnectTimeout(""),
     httpx.PoolTimeout(""),
     httpx.ProxyError(""),
+    httpx.UnsupportedProtocol(""),
+]
+NOT_CARRIED_OUT = [
+    refused(401, "Unauthorized"),
+    (400, b'{"ok":false,"error_code":400,"description":"upgraded","parameters":{"migrate_to_chat_id":-1001}}'),
 ]
 ON_THE_WAY = [
     httpx.ReadTimeout(""),
     httpx.WriteTimeout(""),
     httpx.ReadError(""),
+    httpx.WriteError(""),
     httpx.RemoteProtocolError(""),
 ]
 FAULTY = [(500, b"{}"), (502, b"<html>"), refused(504, "Gateway Timeout")]
@@ -78,10 +84,14 @@ SOME_ANSWERS = [
 
 
 @pytest.mark.parametrize("edit", [None, 9], ids=["send", "edit"])
-@pytest.mark.parametrize("error", BEFORE_IT_LEFT, ids=repr)
-async def test_what_never_left_is_tried_again(error: Exception, edit: int | None):
+@pytest.mark.parametrize("answer", [*BEFORE_IT_LEFT, *NOT_CARRIED_OUT], ids=repr)
+async def test_what_never_left_or_was_not_carried_out_is_tried_again(answer: object, edit: int | None):
     with pytest.raises(TryLater):
-        await send(Scripted(error), edit=edit)
+        await send(Scripted(answer), edit=edit)
+
+
+def test_each_error_of_a_request_that_never_left_is_tried():
+    assert {type(error) for error in BEFORE_IT_LEFT} == set(NEVER_SENT)
 
 
 @pytest.mark.parametrize("answer", [*ON_THE_WAY, *FAULTY], ids=repr)

@@ -9,13 +9,17 @@ import telegram
 
 from bot.live import Outcome
 from bot.telegram.commands import REFUSE_EVERY, Command, Strangers, answer_to, command_of
+from bot.telegram.parts import LIMIT, units
 from bot.telegram.stream import LiveAnswers, Origin, final_text
-from bot.telegram.texts import CHINESE, ENGLISH, texts_for
+from bot.telegram.texts import CHINESE, ENGLISH, Texts, texts_for
 from inference.protocol import Usage
 from storage.inbox import Claim
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHAT = telegram.Chat(7, "private")
+FIELDS = [field.name for field in msgspec.structs.fields(Texts) if field.type is str]
+
+both_languages = pytest.mark.parametrize("texts", [ENGLISH, CHINESE], ids=["en", "zh"])
 
 
 def outcome(text: str, finish_reason: str = "stop") -> Outcome:
@@ -39,19 +43,23 @@ def fields(text: str) -> set[str | None]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
-def test_both_languages_say_the_same_things():
-    for name in ENGLISH.__struct_fields__:
-        english, chinese = getattr(ENGLISH, name), getattr(CHINESE, name)
-        assert english
-        assert chinese
-        if name == "menu":
-            assert english.keys() == chinese.keys()
-        else:
-            assert fields(english) == fields(chinese), name
-            assert ("qwen3-4b" in english, "/new" in english) == ("qwen3-4b" in chinese, "/new" in chinese), name
+@pytest.mark.parametrize("field", FIELDS)
+def test_both_languages_say_the_same_and_fit_into_a_message(field: str):
+    english, chinese = getattr(ENGLISH, field), getattr(CHINESE, field)
+    assert fields(english) == fields(chinese)
+    assert ("qwen3-4b" in english, "/new" in english) == ("qwen3-4b" in chinese, "/new" in chinese)
+    assert any("一" <= character <= "鿿" for character in chinese)
+    assert 0 < units(chinese) <= LIMIT
+    assert 0 < units(english) <= LIMIT
 
 
-@pytest.mark.parametrize("code", ["zh", "zh-hans", "zh-Hant", "ZH-CN"])
+def test_both_menus_offer_the_same_commands_and_those_exist():
+    assert ENGLISH.menu.keys() == CHINESE.menu.keys()
+    assert all([*ENGLISH.menu.values(), *CHINESE.menu.values()])
+    assert {Command(name) for name in ENGLISH.menu} == {Command.NEW, Command.STOP, Command.HELP}
+
+
+@pytest.mark.parametrize("code", ["zh", "zh-hans", "zh-Hant", "zh-TW", "ZH-CN"])
 def test_every_kind_of_chinese_gets_chinese(code: str):
     assert texts_for(code) is CHINESE
 
@@ -81,11 +89,12 @@ def test_what_a_message_is_taken_for(text: str | None, command: Command | None):
     assert command_of(telegram.Message(1, NOW, CHAT, text=text)) is command
 
 
-@pytest.mark.parametrize("texts", [ENGLISH, CHINESE], ids=["en", "zh"])
-def test_each_command_has_an_answer_and_only_the_demo_speaks_of_itself(texts):
+@both_languages
+def test_each_command_has_an_answer_and_only_the_demo_speaks_of_itself(texts: Texts):
     answers = {command: answer_to(command, texts, demo=False, stopped=True) for command in Command}
     assert len(set(answers.values())) == len(Command)
     for command in Command:
+        assert "qwen3-4b" not in answers[command]
         speaks = texts.demo in answer_to(command, texts, demo=True, stopped=True)
         assert speaks == (command in {Command.START, Command.HELP})
     assert answer_to(Command.STOP, texts, demo=False, stopped=False) == texts.nothing_to_stop
@@ -113,8 +122,9 @@ def test_an_answer_without_placeholder_is_sent():
     assert planned(claim(), outcome("Hello.")) == [("Hello.", None)]
 
 
-@pytest.mark.parametrize("texts", [ENGLISH, CHINESE], ids=["en", "zh"])
-def test_how_an_answer_ended_is_told(texts):
+@both_languages
+def test_how_an_answer_ended_is_told(texts: Texts):
+    assert final_text(outcome(" Hello. "), texts) == "Hello."
     assert final_text(outcome("So far", "cancelled"), texts) == f"So far\n\n{texts.stopped_mark}"
     assert final_text(outcome("", "cancelled"), texts) == texts.stopped_empty
     assert final_text(outcome("As much", "length"), texts) == f"As much\n\n{texts.too_long_mark}"
@@ -122,6 +132,11 @@ def test_how_an_answer_ended_is_told(texts):
     told = final_text(outcome("The {model} is away.", "error"), texts)
     assert "The {model} is away." in told
     assert "\n" not in told
+
+
+def test_an_answer_of_nothing_is_told_in_the_users_language():
+    assert planned(claim(placeholder="42"), outcome("")) == [(ENGLISH.no_answer, 42)]
+    assert planned(claim(placeholder="42", language="zh-hans"), outcome(" \n")) == [(CHINESE.no_answer, 42)]
 
 
 def test_a_mark_at_the_end_of_a_full_message_goes_into_the_next():
