@@ -6,6 +6,8 @@ on disk. All of it is found by tokens alone, so it can only ever give back what 
 
 import time
 
+import numpy as np
+
 from inference.kvstore import Found, KvStore
 from inference.llama import Model
 from inference.pace import Pace
@@ -49,10 +51,10 @@ class Cache:
 
     def prepare(self, sequence: Sequence, now: float) -> bool:
         """Lets a background sequence begin in the free slot of its conversation, if there is something to gain."""
-        free = [stream for stream in self._scheduler.slots if not stream.sequence]
-        shares = [(common_prefix(stream.held, sequence.begun), stream) for stream in free]
-        shared, stream = max(shares, key=lambda item: item[0], default=(0, None))
-        if not stream or not is_own(stream, shared) or len(sequence.tokens) - shared < AHEAD:
+        free = (stream for stream in self._scheduler.slots if not stream.sequence)
+        stream = next((stream for stream in free if np.array_equal(stream.held, sequence.after)), None)
+        shared = common_prefix(stream.held, sequence.begun) if stream else 0
+        if not stream or len(sequence.tokens) - shared < AHEAD:
             return False
         self._begin(sequence, stream, shared, now)
         return True

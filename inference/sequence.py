@@ -48,6 +48,9 @@ class Sequence:
     request: Request
     drafting: "Drafting"
     background: bool = False
+    after: Tokens = field(
+        default_factory=lambda: np.array([], np.int32)
+    )  # what the stream of a background sequence's conversation holds
     dropped: int = 0  # messages left out of the prompt
     said: list[str] = field(default_factory=list)
     stream: "Stream | None" = None

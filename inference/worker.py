@@ -96,7 +96,8 @@ class Desk:
         tokens = one[: common_prefix(as_tokens(one), as_tokens(other))]
         return dataclasses.replace(
             ended, id=next(self._background), tokens=tokens, begun=as_tokens(tokens), prompt=len(tokens),
-            limit=len(tokens), background=True, arrived=time.monotonic(), stream=None, admitted=0.0,
+            limit=len(tokens), background=True, after=as_tokens(ended.tokens[: ended.done]), arrived=time.monotonic(),
+            stream=None, admitted=0.0,
         )  # fmt: skip
 
 

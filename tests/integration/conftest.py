@@ -11,9 +11,12 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import URL, make_url, text
 
+from inference.protocol import EngineConfig
+from inference.requantise import prepare
 from storage import migrations
 from storage.database import Database
 from storage.models import Table
+from tests.models.qwen3_shape import write_qwen3_shape
 
 SERVER = make_url(os.environ.get("DSWBOT_TEST_POSTGRES", "postgresql+asyncpg://root@127.0.0.1:5432/test"))
 WANTED = (
@@ -116,3 +119,14 @@ async def emptied(database: Database) -> None:
             return
         for name in reversed(tables):
             await session.execute(text(f"DELETE FROM {name}"))
+
+
+@pytest.fixture(scope="session")
+def small(embedded_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as it is served."""
+    return Path(prepare(EngineConfig("embedded", str(embedded_gguf), str(tmp_path_factory.mktemp("served")))).path)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_qwen3_shape(tmp_path_factory.mktemp("models") / "tiny.gguf")

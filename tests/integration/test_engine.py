@@ -13,9 +13,7 @@ from msgspec import structs
 from inference.engine import Engine
 from inference.errors import EngineUnavailable, InvalidRequest, PromptTooLong
 from inference.protocol import ChatMessage, Chunk, EngineConfig, Request, Sampling
-from inference.requantise import prepare
 from tests.integration.reference import Reference
-from tests.models.qwen3_shape import write_qwen3_shape
 
 GREEDY = Sampling(temperature=0, frequency_penalty=0)
 
@@ -35,22 +33,11 @@ async def answer(engine: Engine, request: Request) -> tuple[str, Chunk]:
     return text, structs.replace(last, tokens=tuple(tokens))
 
 
-@pytest.fixture(scope="session")
-def small(embedded_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model as it is served."""
-    return Path(prepare(EngineConfig("embedded", str(embedded_gguf), str(tmp_path_factory.mktemp("served")))).path)
-
-
 @pytest.fixture
 async def engine(small: Path, tmp_path: Path) -> AsyncIterator[Engine]:
     async with Engine(EngineConfig("small", str(small), str(tmp_path), context=1024, slots=3)) as running:
         assert (await running.settled()).status == "ready"
         yield running
-
-
-@pytest.fixture(scope="session")
-def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_qwen3_shape(tmp_path_factory.mktemp("models") / "tiny.gguf")
 
 
 @pytest.fixture

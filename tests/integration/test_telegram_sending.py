@@ -1,4 +1,4 @@
-"""What goes out: the live view, played by the test instead of a model, and the outbox. Nothing is blindly sent twice."""
+"""What goes out: the live view, played by the test instead of a model, and the outbox. Nothing is sent twice."""
 
 import asyncio
 import itertools
