@@ -9,48 +9,27 @@ On disk a fingerprint (model file, parameters, adapter) has a sub-folder, and a 
 hash of its tokens: header, tokens, state, and a SHA-256 over all three. A file's mtime says when it was last used.
 """
 
-import os
-import re
-import shutil
-import struct
 import threading
 import time
-from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import deque
 from dataclasses import dataclass
 from hashlib import sha256
-from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from inference.weights import make_private
-
-Tokens = NDArray[np.int32]
-State = NDArray[np.uint8]
+from inference.kvfiles import Damaged, Shelf, report_unusable
+from inference.kvindex import TOKEN, Entry, Index, Lru, State, Tokens, as_bytes
 
 LEAST = 16  # shared tokens below which a snapshot is not worth its loading
 RETRY = 60.0  # seconds that a disk which failed is left alone
 CLOSING = 10.0  # seconds that close() waits for a disk that hangs
 FREE_SHARE = 10  # the disk tier takes at most the 10th part of what is free
-CHUNK = 4 << 20  # bytes read or written, and hashed, at a time: they are still in the CPU's cache for the hash
 MEASURABLE = 1 << 20  # bytes below which a read says nothing about the disk's rate
-HEADER = struct.Struct("<8sI32sQQ")  # magic, version, fingerprint's SHA-256, tokens, bytes of state
-MAGIC, VERSION = b"DSW-KVSN", 1
-DIGEST = 32
-TOKEN = 4  # bytes
-SUFFIX = ".kv"
 
 log = structlog.get_logger()
-
-
-class Damaged(Exception):
-    """A file is not the snapshot that its name promises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,193 +41,6 @@ class Found:
     length: int  # tokens the snapshot holds
     size: int  # bytes of its state
     tier: Literal["host", "disk"]
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A snapshot that can be found. `state` is there while it is in host memory, be it only to be written."""
-
-    tokens: bytes
-    size: int  # bytes of state
-    state: State | None = None
-    pending: bool = False  # the writer has yet to write it
-    key: str = ""
-
-    def __post_init__(self) -> None:
-        self.key = sha256(self.tokens).hexdigest()
-
-    @property
-    def weight(self) -> int:
-        """Bytes of its file."""
-        return HEADER.size + len(self.tokens) + self.size + DIGEST
-
-
-class Lru:
-    """Keys with the bytes that each takes, the longest unused first."""
-
-    def __init__(self) -> None:
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-        self.used = 0  # bytes
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._sizes
-
-    def use(self, key: str, size: int) -> None:
-        self.discard(key)
-        self._sizes[key] = size
-        self.used += size
-
-    def discard(self, key: str) -> None:
-        self.used -= self._sizes.pop(key, 0)
-
-    def oldest(self) -> str | None:
-        return next(iter(self._sizes), None)
-
-
-class Index:
-    """Entries by key, and sorted by their tokens: what shares most with a query is the query's neighbour there."""
-
-    def __init__(self) -> None:
-        self.by_key: dict[str, Entry] = {}
-        self._sorted: list[Entry] = []
-
-    def add(self, entry: Entry) -> None:
-        self.by_key[entry.key] = entry
-        insort(self._sorted, entry, key=lambda e: e.tokens)
-
-    def discard(self, entry: Entry) -> None:
-        if self.by_key.get(entry.key) is entry:
-            del self.by_key[entry.key]
-            del self._sorted[bisect_left(self._sorted, entry.tokens, key=lambda e: e.tokens)]
-
-    def closest(self, tokens: bytes) -> tuple[int, list[Entry]]:
-        """The most leading tokens that any entry shares with these, and all entries that share so many."""
-        at = bisect_left(self._sorted, tokens, key=lambda e: e.tokens)
-        shared = max((common_tokens(e.tokens, tokens) for e in self._sorted[max(at - 1, 0) : at + 1]), default=0)
-        prefix = tokens[: shared * TOKEN]
-        first = bisect_left(self._sorted, prefix, key=lambda e: e.tokens)
-        last = bisect_right(self._sorted, prefix, lo=first, key=lambda e: e.tokens[: len(prefix)])
-        return shared, self._sorted[first:last]
-
-    def strict_prefixes(self, tokens: bytes, least: float) -> list[Entry]:
-        """Entries of at least `least` bytes of tokens that these tokens go on from."""
-        return [e for e in self._sorted if least <= len(e.tokens) < len(tokens) and tokens.startswith(e.tokens)]
-
-
-class Shelf:
-    """The files of one fingerprint, in their sub-folder. What does not touch or delete may raise OSError."""
-
-    def __init__(self, root: Path, fingerprint: str) -> None:
-        self._root = root
-        self._fingerprint = sha256(fingerprint.encode()).digest()
-        self.path = root / self._fingerprint.hex()
-
-    def prepare(self) -> None:
-        make_private(self.path)
-        self.path.chmod(0o700)
-
-    def free(self) -> int:
-        """Bytes that a user may still write to this disk."""
-        return shutil.disk_usage(self.path).free
-
-    def scan(self) -> list[Entry]:
-        """What is stored, the longest unused first; deletes everything else. Reads no states."""
-        os.utime(self.path)  # the age of a fingerprint is that of its folder
-        entries = []
-        for path in self.path.iterdir():
-            if path.suffix != SUFFIX:  # a write that never ended
-                delete(path)
-                continue
-            try:
-                with open_to_read(path) as file:
-                    entries.append((os.fstat(file.fileno()).st_mtime_ns, path.name, self._read_entry(file, path.stem)))
-            except (OSError, Damaged) as error:
-                report_unusable(path.stem, error)
-                delete(path)
-        return [entry for _, _, entry in sorted(entries, key=lambda found: found[:2])]
-
-    def others(self) -> list[tuple[str, int]]:
-        """Sub-folders of other fingerprints with their bytes, the longest unused first."""
-        folders = [
-            (path.stat().st_mtime_ns, path.name, sum(file.lstat().st_size for file in path.iterdir()))
-            for path in self._root.iterdir()
-            if re.fullmatch("[0-9a-f]{64}", path.name) and path != self.path and path.is_dir() and not path.is_symlink()
-        ]
-        return [(name, size) for _, name, size in sorted(folders)]
-
-    def remove_other(self, name: str) -> None:
-        shutil.rmtree(self._root / name, ignore_errors=True)
-
-    def remove(self, key: str) -> None:
-        delete(self._file(key))
-
-    def touch(self, key: str) -> None:
-        with suppress(OSError):
-            os.utime(self._file(key), ns=(now := time.time_ns(), now))
-
-    def write(self, entry: Entry, state: State, stop: Callable[[], bool]) -> bool:
-        """The file is whole and on the disk, or it is not there; False if `stop` said to stop."""
-        temporary, digest = self.path / f"{entry.key}.tmp", sha256()
-        head = self._header(entry) + entry.tokens
-        try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                for part in (memoryview(head), *chunks(state)):
-                    if stop():
-                        return False
-                    file.write(part)
-                    digest.update(part)
-                file.write(digest.digest())
-                file.flush()
-                os.utime(file.fileno(), ns=(now := time.time_ns(), now))
-                os.fsync(file.fileno())
-            temporary.replace(self._file(entry.key))
-            self._sync_folder()
-        except OSError:
-            self.remove(entry.key)
-            raise
-        finally:
-            delete(temporary)
-        return True
-
-    def read(self, entry: Entry) -> State:
-        """The state that belongs to these very tokens. Raises Damaged."""
-        with open_to_read(self._file(entry.key)) as file:
-            head = self._header(entry) + entry.tokens
-            if file.read(len(head)) != head:
-                raise Damaged("its header or its tokens are not those expected")
-            digest, state = sha256(head), np.empty(entry.size, np.uint8)
-            for part in chunks(state):
-                if file.readinto(part) != len(part):
-                    raise Damaged("it is cut short")
-                digest.update(part)
-            if file.read(DIGEST + 1) != digest.digest():
-                raise Damaged("its checksum does not match, or more follows it")
-        return state
-
-    def _read_entry(self, file: BufferedReader, name: str) -> Entry:
-        head = file.read(HEADER.size)
-        if len(head) < HEADER.size:
-            raise Damaged("it is cut short")
-        *_, count, size = HEADER.unpack(head)
-        if HEADER.size + count * TOKEN + size + DIGEST != os.fstat(file.fileno()).st_size:
-            raise Damaged("its length is not what its header says")
-        entry = Entry(file.read(count * TOKEN), size)
-        if head != self._header(entry) or entry.key != name:
-            raise Damaged("its header is another model's, or its name another snapshot's")
-        return entry
-
-    def _header(self, entry: Entry) -> bytes:
-        return HEADER.pack(MAGIC, VERSION, self._fingerprint, len(entry.tokens) // TOKEN, entry.size)
-
-    def _file(self, key: str) -> Path:
-        return self.path / f"{key}{SUFFIX}"
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 class KvStore:
@@ -515,38 +307,7 @@ class KvStore:
             return key
 
 
-def as_bytes(tokens: Tokens) -> bytes:
-    return np.ascontiguousarray(tokens, "<i4").tobytes()
-
-
 def read_only(state: State) -> State:
     view = np.ascontiguousarray(state).view()
     view.flags.writeable = False
     return view
-
-
-def common_tokens(left: bytes, right: bytes) -> int:
-    """How many leading tokens two lists share."""
-    count = min(len(left), len(right)) // TOKEN
-    if left[: count * TOKEN] == right[: count * TOKEN]:
-        return count
-    return int((np.frombuffer(left, "<i4", count) != np.frombuffer(right, "<i4", count)).argmax())
-
-
-def chunks(state: State) -> Iterator[memoryview]:
-    view = state.data
-    return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
-
-
-def open_to_read(path: Path) -> BufferedReader:
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
-
-
-def delete(path: Path) -> None:
-    """As far as the disk allows; what stays is checked again before it is believed."""
-    with suppress(OSError):
-        path.unlink()
-
-
-def report_unusable(key: str, error: Exception) -> None:
-    log.warning("a KV snapshot on disk is unusable and is deleted", snapshot=key, reason=str(error))

@@ -231,6 +231,11 @@ class Model:
         ll.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
         return buffer.value.decode("utf-8", "replace")
 
+    def close(self) -> None:
+        """Gives the memory back."""
+        ll.llama_free(self._context)
+        ll.llama_model_free(self._model)
+
     def truncate(self, stream: int, length: int) -> None:
         """Forgets what the stream holds after its first `length` tokens."""
         if not ll.llama_memory_seq_rm(self._memory, stream, length, -1):

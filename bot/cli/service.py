@@ -29,6 +29,7 @@ def _show_ready(running: "Running") -> None:
         f"dswbot is ready on {running.url}",
         f"  model      {model.model} ({model.description}) {where}",
         f"  room       {model.slots} conversations at once, {model.context} tokens each",
+        f"  memory     {model.sizing}",
         f"  Telegram   {'@' + running.telegram if running.telegram else 'off: set telegram.token to switch it on'}",
         "  terminal   dswbot chat",
         "  programs   dswbot key new NAME",

@@ -26,6 +26,7 @@ class Desk:
     """A worker without its socket: what it says is kept by request."""
 
     worker: worker.Worker
+    model: Model
     thread: threading.Thread
     chunks: dict[int, list[p.Chunk]] = field(default_factory=dict)
 
@@ -60,6 +61,7 @@ class Desk:
         self.worker.loop.stop()
         self.thread.join(10)
         assert not self.thread.is_alive()
+        self.model.close()
 
 
 def start(gguf: Path, folder: Path | None, *, shape: Shape = CPU_SHAPE, parked: int = 0, context: int = 1024) -> Desk:
@@ -76,7 +78,7 @@ def start(gguf: Path, folder: Path | None, *, shape: Shape = CPU_SHAPE, parked: 
     running.loop._scheduler.shape = shape
     thread = threading.Thread(target=running.loop.run, daemon=True)
     thread.start()
-    return Desk(running, thread, chunks)
+    return Desk(running, model, thread, chunks)
 
 
 @pytest.fixture(params=["cpu", "gpu", "gpu with parked streams"])

@@ -24,10 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from inference import kvstore
+from inference import kvindex, kvstore
 from inference.kvstore import KvStore
 
-LENGTH = kvstore.HEADER.size + 100 * 4 + 500 + kvstore.DIGEST  # bytes of a file with a hundred tokens
+LENGTH = kvindex.HEADER.size + 100 * 4 + 500 + kvindex.DIGEST  # bytes of a file with a hundred tokens
 MEGABYTE = 1 << 20
 
 
