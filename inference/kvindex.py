@@ -28,7 +28,7 @@ class Entry:
     key: str = ""
 
     def __post_init__(self) -> None:
-        self.key = sha256(self.tokens).hexdigest()
+        self.key = key_of(self.tokens)
 
     @property
     def weight(self) -> int:
@@ -86,6 +86,11 @@ class Index:
     def strict_prefixes(self, tokens: bytes, least: float) -> list[Entry]:
         """Entries of at least `least` bytes of tokens that these tokens go on from."""
         return [e for e in self._sorted if least <= len(e.tokens) < len(tokens) and tokens.startswith(e.tokens)]
+
+
+def key_of(tokens: bytes) -> str:
+    """Names a snapshot's file; equal keys never stand for equal tokens."""
+    return sha256(tokens).hexdigest()
 
 
 def as_bytes(tokens: Tokens) -> bytes:

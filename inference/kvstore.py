@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 import structlog
 
 from inference.kvfiles import Damaged, Shelf, report_unusable
-from inference.kvindex import TOKEN, Entry, Index, Lru, State, Tokens, as_bytes
+from inference.kvindex import TOKEN, Entry, Index, Lru, State, Tokens, as_bytes, key_of
 
 LEAST = 16  # shared tokens below which a snapshot is not worth its loading
 RETRY = 60.0  # seconds that a disk which failed is left alone
@@ -92,7 +91,7 @@ class KvStore:
         """Whether a snapshot of exactly these tokens is stored."""
         asked = as_bytes(tokens)
         with self._changed:
-            entry = self._index.by_key.get(sha256(asked).hexdigest())
+            entry = self._index.by_key.get(key_of(asked))
             return entry is not None and entry.tokens == asked
 
     def put(self, tokens: Tokens, state: State) -> None:

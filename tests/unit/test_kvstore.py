@@ -171,7 +171,7 @@ def test_a_snapshot_put_again_with_another_size_replaces_the_old_one(tmp_path):
 
 
 def test_two_lists_of_tokens_with_the_same_hash_are_not_taken_for_one_another():
-    with patch.object(kvstore, "sha256", lambda _: sha256(b"the same")), opened(None) as store:
+    with patch.object(kvindex, "sha256", lambda _: sha256(b"the same")), opened(None) as store:
         put(store, A)
         assert not store.holds(B)
         put(store, B)
