@@ -11,7 +11,7 @@ import numpy as np
 from inference.kvstore import Found, KvStore
 from inference.llama import Model
 from inference.pace import Pace
-from inference.placement import Placement, is_own, place
+from inference.placement import Placement, place
 from inference.protocol import CacheTier
 from inference.sampling import WIDE
 from inference.scheduler import Scheduler
@@ -45,7 +45,7 @@ class Cache:
         stream, interrupted = placement.stream, placement.stream.sequence
         if interrupted:
             scheduler.release(interrupted, now)
-        shared, sequence.tier = self._bring(placement, sequence)
+        shared, sequence.tier = self._bring(placement)
         self._begin(sequence, stream, shared, now)
         return interrupted
 
@@ -81,16 +81,22 @@ class Cache:
         self._store.flush(max(0.0, end - time.monotonic()))
         self._store.close()
 
+    def clear_junk(self, stream: Stream) -> None:
+        """Forgets the rows of nothing that filled gaps there."""
+        if stream.junk:
+            self._model.truncate(stream.index, stream.length)
+            stream.junk = 0
+
     def _begin(self, sequence: Sequence, stream: Stream, shared: int, now: float) -> None:
         self._scheduler.admit(sequence, stream, shared, now)
         self._model.truncate(stream.index, sequence.done)
         stream.junk = 0
         self._model.widen(stream.index, wide=sequence.choice.candidates == WIDE)
 
-    def _bring(self, placement: Placement, sequence: Sequence) -> tuple[int, CacheTier]:
+    def _bring(self, placement: Placement) -> tuple[int, CacheTier]:
         """Makes the stream hold what the placement promises: (tokens shared, where they came from)."""
         target = placement.stream
-        if not is_own(target, common_prefix(target.held, sequence.begun)):
+        if not placement.home:
             self._evict(target, placement.source)
         match placement.source:
             case None:
@@ -133,7 +139,7 @@ class Cache:
 
     def _pays(self, stream: Stream) -> bool:
         """Whether keeping it now, while others wait, costs little against computing it again."""
-        costs, size = self._pace.costs, stream.length * self._model.kv_bytes
+        costs, size = self._pace.costs, stream.length * self._model.plan.kv_bytes
         return size / costs.host < WORTH * stream.length / costs.prefill
 
     def _unkept(self, stream: Stream) -> bool:
@@ -142,8 +148,7 @@ class Cache:
     def _keep(self, stream: Stream) -> None:
         """Puts a snapshot into the store."""
         if not self._store.holds(stream.held):
-            self._model.truncate(stream.index, stream.length)
-            stream.junk = 0
+            self.clear_junk(stream)
             self._store.put(stream.held, self._model.snapshot(stream.index))
             self._store.drop_prefixes(stream.held)
         stream.stored = True

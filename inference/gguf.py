@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from inference.errors import LoadFailed
+from inference.weights import GGUF
 
-MAGIC = b"GGUF"
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 TEXT, ARRAY = 8, 9
 MOST_PAIRS, MOST_BYTES = 65_536, 1 << 28  # beyond these a file is damaged
@@ -43,7 +43,7 @@ def read_header(path: Path) -> Header:
     header = Header(path, {}, {})
     try:
         with path.open("rb") as file:
-            if file.read(4) != MAGIC or _scalar(file, "<I") not in (2, 3):
+            if file.read(len(GGUF)) != GGUF or _scalar(file, "<I") not in (2, 3):
                 raise LoadFailed(f"{path} can't be loaded: it is not a GGUF file of version 2 or 3.")
             _scalar(file, "<Q")  # tensors
             for _ in range(_bounded(_scalar(file, "<Q"), MOST_PAIRS)):

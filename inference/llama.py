@@ -23,11 +23,10 @@ import numpy.typing as npt
 from inference.errors import DecodeFailed, LoadFailed
 from inference.protocol import EngineConfig, ModelInfo
 from inference.sampling import NARROW, Floats, Ids, likeliest
-from inference.sizing import Plan
+from inference.sizing import Plan, cells
 from inference.weights import digest
 
 NO_FLASH, FLASH = 0, 1  # llama_flash_attn_type
-STREAM_MARGIN = 64  # cells that a stream has beyond the context: rows that only fill a gap in a batch go there
 ON_HOST = 0  # llama_state_seq_flags
 DRAFT = 7  # tokens at most that are guessed ahead for a sequence: with them a row of 8, which small kernels still take
 KV_TYPES = {"f16": ll.GGML_TYPE_F16, "q8_0": ll.GGML_TYPE_Q8_0}
@@ -112,7 +111,7 @@ class Model:
         ll.llama_backend_init()
         self.config = config
         self.plan = plan
-        self.slots, self.parked = plan.slots, plan.parked if config.parked is None else config.parked
+        self.slots, self.parked = plan.slots, plan.parked
         self._model = self._load(config, on_progress)
         self.vocabulary = Vocabulary(self._model)
         trained = int(ll.llama_model_n_ctx_train(self._model))
@@ -142,8 +141,7 @@ class Model:
 
     def _open_context(self) -> Any:
         config, params = self.config, ll.llama_context_default_params()
-        self.stream_size = -(-(self.context + STREAM_MARGIN) // 256) * 256
-        params.n_ctx = self.stream_size * (self.slots + self.parked)
+        params.n_ctx = cells(self.context) * (self.slots + self.parked)
         params.kv_unified = False
         params.n_seq_max = self.slots + self.parked
         params.n_batch = params.n_ubatch = max(config.batch, self.slots + DRAFT)
@@ -202,16 +200,6 @@ class Model:
             gpu=self.gpu,
             sizing=self.plan.reason,
         )
-
-    @cached_property
-    def kv_bytes(self) -> float:
-        """Bytes of keys and values a token."""
-        model = self._model
-        head = ll.llama_model_n_embd(model) // max(1, ll.llama_model_n_head(model))
-        architecture = self.metadata("general.architecture")
-        sizes = (self.metadata(f"{architecture}.attention.{part}_length") for part in ("key", "value"))
-        values = ll.llama_model_n_layer(model) * ll.llama_model_n_head_kv(model) * sum(int(s or head) for s in sizes)
-        return float(values * (2 if self.plan.kv_type == "f16" else 34 / 32))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -33,6 +33,7 @@ class Placement:
     source: Stream | Found | None
     shared: int
     own: bool  # the source, or the stream itself, is this very conversation's
+    home: bool  # the stream is: what it holds is not another's
 
 
 def is_own(stream: Stream, shared: int) -> bool:
@@ -67,4 +68,4 @@ def place(sequence: Sequence, streams: Iterable[Stream], slots: int, found: Foun
         options.append((seconds, found.shared, found))
     _, shared, source_ = min(options, key=lambda option: option[0] + (len(tokens) - option[1]) / costs.prefill)
     belongs = home is not None if source_ is None else isinstance(source_, Stream) and is_own(source_, shared)
-    return Placement(target, source_, shared, belongs)
+    return Placement(target, source_, shared, belongs, home is not None)

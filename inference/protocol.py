@@ -56,12 +56,10 @@ class EngineConfig(msgspec.Struct, frozen=True):
     kv_dir: str = ""  # where conversations' KV is kept over restarts; empty: nowhere
     context: int | None = None  # tokens
     slots: int | None = None  # sequences computed at once
-    parked: int | None = None  # conversations that rest in the model's memory beside them
     batch: int = 512  # tokens a pass
     gpu_layers: int = -1
     kv_type: KvType | None = None
     threads: int = 0  # 0: the cores that this process may use
-    host_cache: int | None = None  # bytes of memory for idle conversations
     disk_cache: int = 32 << 30  # bytes at most; never more than a tenth of what is free
 
 

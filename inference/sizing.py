@@ -13,11 +13,16 @@ from inference.protocol import KvType
 
 GIB = 1 << 30
 MOST_STREAMS = 256  # LLAMA_MAX_SEQ
-MARGIN = 64  # cells that a stream has beyond its context
+MARGIN = 64  # cells that a stream has beyond its context: rows that only fill a gap in a batch go there
 SLOTS = (64, 48, 32, 24, 16, 12, 8, 4, 2, 1)
 CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024)
 USUAL_CPU, USUAL_GPU = 4096, 8192  # tokens a conversation
 FEW = 8  # slots below which a GPU's conversations are shortened first
+
+
+def cells(context: int) -> int:
+    """Tokens that a conversation's stream has room for."""
+    return -(-(context + MARGIN) // 256) * 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Shape:
 
     def stream_bytes(self, context: int, kv_type: KvType) -> float:
         """Bytes of one conversation's stream."""
-        return -(-(context + MARGIN) // 256) * 256 * self.kv_bytes(kv_type)
+        return cells(context) * self.kv_bytes(kv_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Plan:
     parked: int
     kv_type: KvType
     host_cache: int
+    kv_bytes: float  # a token
     reason: str
 
 
@@ -94,7 +100,7 @@ def plan(shape: Shape, gpu: Memory | None, ram: Memory, wishes: Wishes, *, cores
                 f"of {context:,} tokens at once in {_gib(slots * stream)} ({kv_type})"
                 + (f", {parked} more at rest" if parked else "") + f"; {_gib(host)} of RAM for idle ones"
             )  # fmt: skip
-            return Plan(context, slots, parked, kv_type, int(host), reason)
+            return Plan(context, slots, parked, kv_type, int(host), shape.kv_bytes(kv_type), reason)
     raise LoadFailed(_refusal(shape, memory, room, wishes))
 
 

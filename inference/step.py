@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ class StepLoop:
 
     def __init__(self, model: Model, cache: Cache, scheduler: Scheduler, pace: Pace, *,
                  emit: Callable[[Step], None], finished: Callable[[Sequence], None]) -> None:  # fmt: skip
-        """`finished`: told of each answer that came to its end by itself."""
+        """`finished`: told of the newest answers that came to their end by themselves, once nobody is answered."""
         self._model = model
         self._cache = cache
         self._scheduler = scheduler
@@ -68,6 +69,7 @@ class StepLoop:
         self._commands: queue.SimpleQueue[Sequence | Cancelled | Stopped] = queue.SimpleQueue()
         self._live: dict[int, Sequence] = {}
         self._sampled: list[Sampled] = []
+        self._ended: deque[Sequence] = deque(maxlen=len(scheduler.slots))
         self.stopped = threading.Event()
         self.steps = 0
 
@@ -128,6 +130,8 @@ class StepLoop:
         """Takes the commands that have come. With nothing to compute it keeps conversations, then waits."""
         while True:
             idle = not self._scheduler.running and not self._scheduler.waiting
+            while idle and self._ended:
+                self._finished(self._ended.popleft())
             try:
                 command = self._commands.get(block=idle, timeout=self._cache.tend(time.monotonic(), idle=idle))
             except queue.Empty:
@@ -157,7 +161,7 @@ class StepLoop:
         for piece in pieces:
             sequence = piece.sequence
             assert sequence.stream
-            self._clear_junk(sequence)
+            self._cache.clear_junk(sequence.stream)
             tokens = sequence.tokens[sequence.done : sequence.done + piece.count]
             self._model.add(sequence.stream.index, tokens, sequence.done)
             sequence.done += piece.count
@@ -171,7 +175,7 @@ class StepLoop:
         for row in rows:
             stream, sequence = row.stream, row.sequence
             if sequence and sequence.pending:
-                self._clear_junk(sequence)
+                self._cache.clear_junk(stream)
                 new, position = [sequence.tokens[sequence.done], *row.draft], sequence.done
                 if sequence.decoding:
                     voices.append(Voice(sequence, stream, row.draft, len(tokens)))
@@ -188,15 +192,9 @@ class StepLoop:
 
     def _room_for_junk(self, stream: Stream) -> int:
         if stream.junk >= JUNK:
-            self._model.truncate(stream.index, stream.length)
-            stream.junk = 0
+            self._cache.clear_junk(stream)
         stream.junk += 1
         return stream.length + stream.junk - 1
-
-    def _clear_junk(self, sequence: Sequence) -> None:
-        if (stream := sequence.stream) and stream.junk:
-            self._model.truncate(stream.index, sequence.done)
-            stream.junk = 0
 
     def _sample(self, voices: list[Voice]) -> None:
         """Draws each sequence's next tokens; those that end give their stream back at once."""
@@ -268,7 +266,7 @@ class StepLoop:
         sequence.said.append(text)
         if finish:
             self._end(sequence)
-            self._finished(sequence)
+            self._ended.append(sequence)
         return Chunk(sequence.id, tuple(item.tokens), text, reasoning, finish, sequence.usage if finish else None)
 
     def _retire(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import Update, and_, exists, or_, select, update
+from sqlalchemy import Select, Update, and_, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -111,8 +111,12 @@ async def record(session: AsyncSession, incoming: Incoming, deliveries: Sequence
     return accepted.created
 
 
+def _known(incoming: Incoming) -> Select[Inbox]:
+    return select(Inbox).where(Inbox.source == incoming.source, Inbox.external_id == incoming.external_id)
+
+
 async def _store(session: AsyncSession, incoming: Incoming, now: datetime, *, state: str) -> Accepted:
-    known = select(Inbox).where(Inbox.source == incoming.source, Inbox.external_id == incoming.external_id)
+    known = _known(incoming)
     if message := await session.scalar(known):
         return Accepted(message, created=False)
     conversation = await open_conversation(session, incoming.conversation_key, now)
@@ -241,6 +245,11 @@ async def set_placeholder(session: AsyncSession, inbox_id: int, reference: str) 
 
 async def by_public_id(session: AsyncSession, identifier: str) -> Inbox | None:
     return await session.scalar(select(Inbox).where(Inbox.public_id == identifier))
+
+
+async def is_known(session: AsyncSession, incoming: Incoming) -> bool:
+    """Whether this message of its source is a row already."""
+    return await session.scalar(_known(incoming)) is not None
 
 
 async def status(session: AsyncSession, inbox_id: int) -> Status:

@@ -7,7 +7,6 @@ remembered over a restart: what was not confirmed comes again, and what is known
 import msgspec
 import structlog
 import telegram
-from sqlalchemy import select
 
 from bot.clock import now
 from bot.config import Telegram
@@ -20,7 +19,6 @@ from bot.telegram.texts import Texts, texts_for
 from storage import conversations, inbox, people
 from storage.database import Database
 from storage.inbox import Incoming
-from storage.models import Inbox
 
 log = structlog.get_logger()
 
@@ -86,9 +84,8 @@ class Intake:
         return stopped
 
     async def _is_known(self, incoming: Incoming) -> bool:
-        known = select(Inbox.id).where(Inbox.source == SOURCE, Inbox.external_id == incoming.external_id)
         async with self._db.read() as session:
-            return await session.scalar(known) is not None
+            return await inbox.is_known(session, incoming)
 
     async def _reply(self, incoming: Incoming, chat_id: int, text: str, *, forget: bool = False) -> None:
         """The effect and the reply in one transaction, once for each update."""

@@ -24,8 +24,8 @@ class Keys:
         async with self._db.read() as session:
             return await keys.authenticate(session, token.strip())
 
-    async def require(self, request: web.Request, scope: str) -> KeyInfo:
-        """The key, which must have this scope or admin. Raises ApiError 401, 403."""
+    async def require(self, request: web.Request, scope: str | None = None) -> KeyInfo:
+        """The key, which must have this scope, if one is asked for, or admin. Raises ApiError 401, 403."""
         key = await self.of(request)
         if key is None:
             sent = "Authorization" in request.headers
@@ -36,7 +36,7 @@ class Keys:
                 code="invalid_api_key" if sent else "missing_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
-        if key.scope not in (scope, "admin"):
+        if scope and key.scope not in (scope, "admin"):
             raise ApiError(
                 403,
                 f"This key has the scope {key.scope}; this call needs {scope}: `dswbot key new NAME --scope {scope}`.",

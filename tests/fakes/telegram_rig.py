@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,9 @@ class Rig:
                 return
             await asyncio.sleep(0.02)
         raise AssertionError(f"{column}: {found}, not {list(values)}\n{self.telegram.transcript(7)}")
+
+
+Start = Callable[..., contextlib.AbstractAsyncContextManager[Rig]]
 
 
 @contextlib.asynccontextmanager

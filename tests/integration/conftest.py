@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -16,6 +17,8 @@ from inference.requantise import prepare
 from storage import migrations
 from storage.database import Database
 from storage.models import Table
+from tests.fakes.telegram import FakeTelegram
+from tests.fakes.telegram_rig import Start, bot_at_work, without_pauses
 from tests.models.qwen3_shape import write_qwen3_shape
 
 SERVER = make_url(os.environ.get("DSWBOT_TEST_POSTGRES", "postgresql+asyncpg://root@127.0.0.1:5432/test"))
@@ -130,3 +133,10 @@ def small(embedded_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_qwen3_shape(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def start(tg: FakeTelegram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """A bot at work on the test's own fake Telegram, without the pauses that are the bot's."""
+    without_pauses(monkeypatch)
+    return partial(bot_at_work, tg, tmp_path)

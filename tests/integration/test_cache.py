@@ -66,7 +66,7 @@ class Desk:
 
 def start(gguf: Path, folder: Path | None, *, shape: Shape = CPU_SHAPE, parked: int = 0, context: int = 1024) -> Desk:
     config = p.EngineConfig("small", str(gguf), "", kv_dir=str(folder) if folder else "")
-    model = Model(config, Plan(context, SLOTS, parked, "f16", 1 << 28, ""), lambda _: None)
+    model = Model(config, Plan(context, SLOTS, parked, "f16", 1 << 28, 0.0, ""), lambda _: None)
     chunks: dict[int, list[p.Chunk]] = {}
 
     def send(report: p.Report) -> None:

@@ -13,7 +13,7 @@ from tests.models.qwen3_shape import write_qwen3_shape
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = tmp_path_factory.mktemp("qwen3") / "tiny.gguf"
     write_qwen3_shape(path)
-    return Model(EngineConfig("tiny", str(path), str(path.parent)), Plan(256, 1, 0, "f16", 0, ""), lambda _: None)
+    return Model(EngineConfig("tiny", str(path), str(path.parent)), Plan(256, 1, 0, "f16", 0, 0.0, ""), lambda _: None)
 
 
 @pytest.mark.parametrize("text", ["The capital of France is Paris.", "你好，世界！今天天气怎么样？"])

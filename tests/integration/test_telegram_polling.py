@@ -3,10 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 import telegram
@@ -22,10 +19,8 @@ from storage import inbox, people
 from storage.errors import DatabaseUnavailable
 from storage.models import Conversation, Inbox, Outbox
 from tests.fakes.telegram import FakeTelegram, Fault
-from tests.fakes.telegram_rig import TOKEN, Rig, bot_at_work, methods, polling, said, without_pauses
+from tests.fakes.telegram_rig import TOKEN, Rig, Start, methods, polling, said
 from tests.fakes.telegram_types import Update
-
-Start = Callable[..., AbstractAsyncContextManager[Rig]]
 
 IMPOSTORS = [
     Fault.IMPOSTOR(status, body)
@@ -48,12 +43,6 @@ async def tg() -> AsyncIterator[FakeTelegram]:
     async with FakeTelegram(TOKEN) as fake:
         yield fake
         assert fake.violations == []
-
-
-@pytest.fixture
-def start(tg: FakeTelegram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    without_pauses(monkeypatch)
-    return partial(bot_at_work, tg, tmp_path)
 
 
 def intake_of(bot: Rig) -> Intake:

@@ -2,13 +2,10 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -20,10 +17,8 @@ from storage import inbox, outbox
 from storage.inbox import Claim, Incoming
 from storage.models import Inbox, Outbox
 from tests.fakes.telegram import FakeTelegram, Fault
-from tests.fakes.telegram_rig import Rig, bot_at_work, methods, said, without_pauses
+from tests.fakes.telegram_rig import Rig, Start, methods, said
 from tests.fakes.telegram_rules import Formatted
-
-Start = Callable[..., AbstractAsyncContextManager[Rig]]
 
 NUMBERS = itertools.count(1000)
 
@@ -35,12 +30,6 @@ async def tg() -> AsyncIterator[FakeTelegram]:
         fake.open_chat(8)
         yield fake
         assert fake.violations == []
-
-
-@pytest.fixture
-def start(tg: FakeTelegram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    without_pauses(monkeypatch)
-    return partial(bot_at_work, tg, tmp_path)
 
 
 def placed(tg: FakeTelegram, chat: int = 7) -> int:

@@ -15,7 +15,7 @@ from tests.models.qwen3_shape import write_qwen3_shape
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     path = write_qwen3_shape(tmp_path_factory.mktemp("models") / "tiny.gguf")
-    return Model(EngineConfig("tiny", str(path), ""), Plan(512, 1, 0, "f16", 0, ""), lambda _: None)
+    return Model(EngineConfig("tiny", str(path), ""), Plan(512, 1, 0, "f16", 0, 0.0, ""), lambda _: None)
 
 
 @pytest.fixture(scope="module")
