@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -18,10 +16,12 @@ from bot.config import Settings
 from bot.conversation import Persona, Turns
 from bot.delivery import Deliveries
 from bot.errors import AlreadyRunning, ConfigError
+from bot.lifecycle import SENDING, TURNS, Loop, Stage, run_until
 from bot.money.policy import Rates
 from bot.money.reminders import IdleWatch
 from bot.telegram.adapter import TelegramAdapter
 from bot.web.auth import Keys
+from bot.web.callbacks import CHANNEL, CallbackChannel, opened_callbacks
 from bot.web.openai import OpenAi
 from bot.web.server import Health, Part, Probe, serving
 from bot.web.webhooks import Webhooks
@@ -29,15 +29,13 @@ from inference import weights
 from inference.engine import Engine
 from inference.errors import LoadFailed
 from inference.protocol import EngineConfig, ModelInfo
-from storage import inbox, migrations
+from storage import migrations
 from storage.database import Database
 from storage.errors import StorageError
 
 log = structlog.get_logger()
 
 WORKER = ("bot", "worker", "--socket")  # a worker logs as the service does
-
-Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +57,20 @@ def ensure_data_dir(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _sole_user(settings: Settings) -> Iterator[None]:
-    """Holds the data directory's lock, so that two services never answer from one database file."""
+def _sole_user(settings: Settings) -> Iterator[str]:
+    """Holds the data directory's lock, so that two services never answer from one database file.
+
+    Gives the gateway's name, which is kept in the lock: the same after a restart, and no other gateway's.
+    """
     try:
         descriptor = os.open(settings.data / "serve.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"data_dir {settings.data} can't be written to: {error.strerror}.") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        if not os.pread(descriptor, 64, 0):
+            os.pwrite(descriptor, secrets.token_hex(8).encode(), 0)
+        yield os.pread(descriptor, 64, 0).decode()
     except BlockingIOError:
         raise AlreadyRunning from None
     finally:
@@ -114,41 +117,41 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
     file = model_file(settings)
     ensure_data_dir(settings)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_sole_user(settings))
+        owner = stack.enter_context(_sole_user(settings))
         db = await stack.enter_async_context(opened_database(settings))
         engine = await stack.enter_async_context(Engine(engine_config(settings, file), WORKER))
         manner = persona(settings, demo=file.demo)
-        owner = f"{socket.gethostname()}:{os.getpid()}"
-        turns = Turns(db, engine, manner, owner=owner)
-        deliveries = Deliveries(db)
+        deliveries = Deliveries(db, owner=owner)
+        turns = Turns(db, engine, manner, owner=owner, stored=deliveries.wake)
+        turns.channels["webhook"] = CallbackChannel()
+        callbacks = opened_callbacks(db, settings.webhooks.allow_hosts)
+        deliveries.senders[CHANNEL] = await stack.enter_async_context(callbacks)
         keys = Keys(db)
-        vital: dict[str, Loop] = {"turns": turns.run, "deliveries": deliveries.run}
+        intake: dict[str, Loop] = {}
         probes: dict[str, Probe] = {"database": _database_probe(db), "model": _model_probe(engine)}
         adapter = None
         if telegram and settings.telegram.token:
             adapter = TelegramAdapter(settings.telegram, db, turns, deliveries, demo=file.demo)
             await stack.enter_async_context(adapter)
-            vital["telegram"] = adapter.run
+            intake["telegram"] = adapter.run
             probes["telegram"] = _telegram_probe(adapter)
-        await _take_over(db)
         api = OpenAi(engine, db, keys, manner, [file.name])
         routes = [
             *Health(probes, keys, engine.metrics.registry).routes(),
             *api.routes(),
             *Webhooks(db, turns, keys).routes(),
         ]
-        url = await stack.enter_async_context(serving(routes, settings.server))
-        vital["idle watch"] = _idle_watch(settings, db, engine, adapter, deliveries).run
-        vital["first load"] = partial(_announce, engine, file, url, adapter, on_ready)
-        await _run_until(stop, vital)
+        http = await stack.enter_async_context(serving(routes, settings.server))
+        intake["idle watch"] = _idle_watch(settings, db, engine, adapter, deliveries).run
+        intake["first load"] = partial(_announce, engine, file, http.url, adapter, on_ready)
+        stages = [
+            Stage(intake, http.close),
+            Stage({"turns": turns.run}, turns.close, TURNS),
+            Stage({"calls": http.drained}, share=TURNS),
+            Stage({"deliveries": deliveries.run}, deliveries.close, SENDING),
+        ]
+        await run_until(stop, stages, settings.server.shutdown_timeout)
     log.info("stopped")
-
-
-async def _take_over(db: Database) -> None:
-    """A lone gateway's restart goes on at once with what the last process was answering."""
-    if db.dialect == "sqlite":
-        async with db.write() as session:
-            await inbox.release_all(session)
 
 
 def _idle_watch(settings: Settings, db: Database, engine: Engine, adapter: TelegramAdapter | None,
@@ -199,31 +202,3 @@ def _telegram_probe(adapter: TelegramAdapter) -> Probe:
         return Part(ok=adapter.state.ok, state=adapter.state.state, reason=adapter.state.reason)
 
     return probe
-
-
-def stop_signal() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; the second one ends the process at once."""
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    return stop
-
-
-async def _run_until(stop: asyncio.Event, vital: dict[str, Loop]) -> None:
-    """Runs the vital loops. The first that fails ends the service with its error."""
-    tasks = [asyncio.create_task(loop(), name=name) for name, loop in vital.items()]
-    stopping = asyncio.create_task(stop.wait(), name="stop signal")
-    try:
-        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stopping}:
-            task.result()
-    finally:
-        for task in [*tasks, stopping]:
-            task.cancel()
-        await asyncio.wait([*tasks, stopping])

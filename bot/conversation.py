@@ -8,20 +8,25 @@ the answer live and say what has to be delivered; this module knows neither.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.clock import now
+from bot.leases import LEASE, Leases
 from bot.live import LiveTurn, Outcome
+from bot.patience import persistently
 from inference.engine import Engine
 from inference.errors import EngineUnavailable, InferenceError, InvalidRequest
 from inference.protocol import ChatMessage, Request
 from storage import conversations, inbox
+from storage.acceptance import Acceptance
 from storage.database import Database
 from storage.errors import ClaimLost, StorageError
 from storage.inbox import Accepted, Claim, Incoming, Reply
@@ -29,11 +34,12 @@ from storage.outbox import NewDelivery
 
 log = structlog.get_logger()
 
-LEASE = timedelta(seconds=15)
-RENEW_EVERY = 5.0  # seconds
 POLL = 1.0  # seconds after which the dispatcher looks for work that nobody woke it for
 ATTEMPTS = 3  # tries of a message that fails for a reason of ours
+CLAIMS = 50  # times that it may be taken up: one that ends the process each time would be answered for ever
 SHOW_GRACE = 5.0  # seconds that a live view may take to finish the call it is in
+
+Ending = Callable[[AsyncSession], Awaitable[None]]  # how a turn ends: what is stored in one transaction
 
 
 def _client(claim: Claim) -> str:
@@ -64,21 +70,26 @@ class Turns:
     """Accepts messages and answers them. `run` is the dispatcher; one a process."""
 
     def __init__(self, db: Database, engine: Engine, persona: Persona, *, owner: str,
-                 concurrency: int | None = None) -> None:  # fmt: skip
-        """`concurrency`: turns at once; by default what the model can use."""
+                 stored: Callable[[], None] = lambda: None, concurrency: int | None = None) -> None:  # fmt: skip
+        """`owner`: this gateway's name, the same after a restart. `stored`: told when turns may have left deliveries.
+        `concurrency`: turns at once; by default what the model can use."""
         self._db = db
         self._engine = engine
         self._persona = persona
         self._owner = owner
+        self._stored = stored
         self._concurrency = concurrency
+        self._acceptance = Acceptance(db)
+        self._leases = Leases(db, self._model)
         self._wake = asyncio.Event()
+        self._closing = False
+        self._running: set[asyncio.Task[None]] = set()
         self._live: dict[int, LiveTurn] = {}
-        self.channels: dict[str, Channel] = {}
+        self.channels: dict[str, Channel] = {}  # by the first word of their sources
 
     async def accept(self, incoming: Incoming) -> Accepted:
         """Stores a message for good, once for each (source, external id), and wakes the dispatcher."""
-        async with self._db.write() as session:
-            accepted = await inbox.accept(session, incoming, now())
+        accepted = await self._acceptance.accept(incoming, now())
         self._wake.set()
         return accepted
 
@@ -102,85 +113,113 @@ class Turns:
         stopped = [live.stop() for live in self._live.values() if live.key == conversation_key]
         return any(stopped)
 
+    def close(self) -> None:
+        """Takes up no further messages; `run` returns once the turns that have begun are over."""
+        self._closing = True
+        self._wake.set()
+
     async def run(self) -> None:
-        """Answers messages until it is cancelled; unfinished ones are given back for the next start."""
-        await self._wait_for_model()
+        """Answers messages until it is closed. Where it is cancelled, what is unfinished is given back as it is."""
+        await persistently(self._take_over, "what the last process was answering")
         async with asyncio.TaskGroup() as group:
-            free = asyncio.Semaphore(self._concurrency or self._enough())
-            while True:
-                await self._wait_for_model()
-                await free.acquire()
-                if claim := await self._claim():
+            beside = [group.create_task(self._leases.run(), name="leases"),
+                      group.create_task(self._wake_when_ready(), name="model watch")]  # fmt: skip
+            while not self._closing:
+                self._wake.clear()
+                claims = await self._claim() if self._engine.state.status == "ready" else []
+                for claim in claims:
                     task = group.create_task(self._turn(claim), name=f"turn {claim.public_id}")
-                    task.add_done_callback(lambda _: free.release())
-                    task.add_done_callback(lambda _: self._wake.set())
-                    continue
-                free.release()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), POLL)
+                    self._running.add(task)
+                    task.add_done_callback(self._over)
+                if not claims:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(POLL):  # wait_for of Python 3.11 may lose a cancellation
+                            await self._wake.wait()
+            if self._running:
+                await asyncio.wait(self._running)
+            for task in beside:
+                task.cancel()
 
-    def _enough(self) -> int:
-        """Turns at once: all that the model computes together, and as many whose prompts are ready to follow."""
-        info = self._engine.state.info
-        return 2 * info.slots if info else 1
-
-    async def _wait_for_model(self) -> None:
-        while self._engine.state.status != "ready":
+    async def _wake_when_ready(self) -> None:
+        while True:
             await self._engine.changed()
+            self._wake.set()
 
-    async def _claim(self) -> Claim | None:
-        self._wake.clear()
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._wake.set()
+
+    async def _take_over(self) -> None:
+        """Goes on at once with what the last process of this name was answering."""
+        async with self._db.write() as session:
+            await inbox.release_owned(session, self._owner)
+
+    def _room(self) -> int:
+        """Turns that may begin: all that the model computes together, and as many whose prompts are ready to follow."""
+        info = self._engine.state.info
+        return (self._concurrency or (2 * info.slots if info else 1)) - len(self._running)
+
+    def _model(self) -> str:
+        info = self._engine.state.info
+        return f"{info.model} {info.description}" if info else ""
+
+    async def _claim(self) -> list[Claim]:
+        if (room := self._room()) <= 0:
+            return []
         try:
             async with self._db.write() as session:
-                return await inbox.claim(session, self._owner, now(), LEASE)
+                return await inbox.claim(session, self._owner, now(), LEASE, limit=room, held=self._leases.held)
         except StorageError as error:
             log.error("no message can be taken from the database; trying again", reason=str(error))
-            await asyncio.sleep(POLL)
-            return None
+            return []
 
     async def _turn(self, claim: Claim) -> None:
-        """One turn; where not even its end can be stored, the lease runs out and it is tried again."""
-        try:
-            await self._answer(claim)
-        except StorageError as error:
-            log.error("the end of a turn can't be stored", message=claim.public_id, reason=str(error))
-
-    async def _answer(self, claim: Claim) -> None:
-        """Answers one message. Whatever goes wrong is retried, or ends in the dead letter with its reason."""
+        """Answers one message. However that ends, it is stored, or the message is given back."""
         live = self._live.setdefault(claim.id, LiveTurn(claim.id))
-        live.begin(claim)
+        live.begin(claim, claim.draft if claim.draft and claim.draft.model == self._model() else None)
         try:
-            async with self._lease(claim):
-                outcome = await self._generate(claim, live)
-                await self._finish(claim, live, outcome)
+            async with self._leases.hold(claim, live):
+                end = await self._attempt(claim, live)
+                await persistently(partial(self._store, end), "the end of a turn")
         except asyncio.CancelledError:
-            await self._give_back(claim)
+            with contextlib.suppress(StorageError):
+                await self._store(self._given_back(claim, live))
             raise
         except ClaimLost:
             log.warning("another process has taken this message over", message=claim.public_id)
-        except InvalidRequest as error:
-            await self._dead_letter(claim, live, str(error))
-        except EngineUnavailable:
-            await self._give_back(claim)
-        except Exception as error:  # noqa: BLE001 - boundary: one turn must not end the others
-            await self._failed(claim, live, error)
+        except StorageError as error:
+            log.error("the end of a turn can't be stored", message=claim.public_id, reason=str(error))
         finally:
             live.end()
             self._forget(live)
 
+    async def _store(self, end: Ending) -> None:
+        async with self._db.write() as session:
+            await end(session)
+        self._stored()
+
+    async def _attempt(self, claim: Claim, live: LiveTurn) -> Ending:
+        """Generates the answer. Whatever goes wrong is retried, or ends in the dead letter with its reason."""
+        try:
+            if claim.fence > CLAIMS:
+                return self._dead_letter(claim, live, f"it was taken up {CLAIMS} times and never came to an end")
+            return self._finished(claim, live, await self._generate(claim, live))
+        except InvalidRequest as error:
+            return self._dead_letter(claim, live, str(error))
+        except EngineUnavailable:
+            return self._given_back(claim, live)
+        except Exception as error:  # noqa: BLE001 - boundary: one turn must not end the others
+            return self._failed(claim, live, error)
+
     async def _generate(self, claim: Claim, live: LiveTurn) -> Outcome:
-        channel = self.channels.get(claim.source)
+        channel = self.channels.get(claim.source.partition(":")[0])
         shown = asyncio.create_task(channel.show(live), name=f"show {claim.public_id}") if channel else None
         started = now()
         try:
-            async with self._db.read() as session:
-                request = self._request(
-                    await conversations.history(session, claim.conversation_id), claim.text, _client(claim)
-                )
-            async with (
-                aclosing(self._engine.generate(request, patience=None, bounded=False)) as chunks,
-                live.stoppable(),
-            ):
+            history = await persistently(partial(self._history, claim), "reading a conversation")
+            request = self._request(history, claim.text, _client(claim))
+            chunks = self._engine.generate(request, resume=live.tokens, patience=None, bounded=False)
+            async with aclosing(chunks), live.stoppable():
                 async for chunk in chunks:
                     live.add(chunk)
             return live.outcome(started, now())
@@ -188,6 +227,10 @@ class Turns:
             live.complete()
             if shown:
                 await self._settle(shown, claim)
+
+    async def _history(self, claim: Claim) -> list[conversations.Turn]:
+        async with self._db.read() as session:
+            return await conversations.history(session, claim.conversation_id)
 
     @staticmethod
     async def _settle(shown: "asyncio.Task[None]", claim: Claim) -> None:
@@ -210,7 +253,7 @@ class Turns:
             client=client,
         )
 
-    async def _finish(self, claim: Claim, live: LiveTurn, outcome: Outcome) -> None:
+    def _finished(self, claim: Claim, live: LiveTurn, outcome: Outcome) -> Ending:
         info = self._engine.state.info
         reply = Reply(
             content=outcome.text, reasoning=outcome.reasoning or None, model=info.model if info else "",
@@ -218,62 +261,36 @@ class Turns:
             cached_tokens=outcome.usage.cached, completion_tokens=outcome.usage.completion,
             started_at=outcome.started_at, finished_at=outcome.finished_at,
         )  # fmt: skip
-        async with self._db.write() as session:
-            await inbox.finish(session, claim, reply, self._deliveries(claim, live, outcome), now())
-        live.result = outcome
+        deliveries = self._deliveries(claim, live, outcome)
+        return lambda session: inbox.finish(session, claim, reply, deliveries, now())
 
     def _deliveries(self, claim: Claim, live: LiveTurn, outcome: Outcome) -> list[NewDelivery]:
-        channel = self.channels.get(claim.source)
+        channel = self.channels.get(claim.source.partition(":")[0])
         seen = replace(claim, placeholder=live.placeholder or claim.placeholder)
         return channel.deliveries(seen, outcome) if channel else []
 
-    async def _failed(self, claim: Claim, live: LiveTurn, error: Exception) -> None:
+    def _failed(self, claim: Claim, live: LiveTurn, error: Exception) -> Ending:
         reason = str(error) if isinstance(error, InferenceError | StorageError) else "an internal error, see the log"
-        log.error("a turn failed", message=claim.public_id, attempt=claim.attempts, exc_info=error)
-        if claim.attempts >= ATTEMPTS:
-            await self._dead_letter(claim, live, reason)
-            return
-        with contextlib.suppress(StorageError):  # the lease runs out by itself where the database is gone
-            async with self._db.write() as session:
-                await inbox.retry(session, claim, now() + timedelta(seconds=2**claim.attempts), reason)
+        log.error("a turn failed", message=claim.public_id, attempt=claim.attempts + 1, exc_info=error)
+        if claim.attempts + 1 >= ATTEMPTS:
+            return self._dead_letter(claim, live, reason)
+        not_before = now() + timedelta(seconds=2 ** (claim.attempts + 1))
+        return lambda session: inbox.retry(session, claim, not_before, reason)
 
-    async def _dead_letter(self, claim: Claim, live: LiveTurn, reason: str) -> None:
-        outcome = Outcome.failure(reason, now())
-        async with self._db.write() as session:
-            await inbox.fail(session, claim, reason, self._deliveries(claim, live, outcome), now())
-        live.result = outcome
-        log.warning("a message was given up", message=claim.public_id, reason=reason)
+    def _dead_letter(self, claim: Claim, live: LiveTurn, reason: str) -> Ending:
+        log.warning("a message is given up", message=claim.public_id, reason=reason)
+        deliveries = self._deliveries(claim, live, Outcome.failure(reason, now()))
+        return lambda session: inbox.fail(session, claim, reason, deliveries, now())
 
-    async def _give_back(self, claim: Claim) -> None:
-        with contextlib.suppress(StorageError):
-            async with self._db.write() as session:
-                await inbox.release(session, claim)
+    def _given_back(self, claim: Claim, live: LiveTurn) -> Ending:
+        """The next to take it up, or this process itself, goes on from the last token."""
 
-    @contextlib.asynccontextmanager
-    async def _lease(self, claim: Claim) -> AsyncIterator[None]:
-        """Keeps the claim ours; ends the block with ClaimLost when another process has taken it."""
-        owner = asyncio.current_task()
-        assert owner
-        lost = False
+        async def end(session: AsyncSession) -> None:
+            if live.unfinished:
+                await inbox.checkpoint(session, claim, live.draft(self._model()))
+            await inbox.release(session, claim)
 
-        async def renew() -> None:
-            nonlocal lost
-            while not lost:
-                await asyncio.sleep(RENEW_EVERY)
-                with contextlib.suppress(StorageError):
-                    async with self._db.write() as session:
-                        lost = not await inbox.renew(session, claim, now(), LEASE)
-            owner.cancel()
-
-        keeper = asyncio.create_task(renew(), name=f"lease {claim.public_id}")
-        try:
-            yield
-        except asyncio.CancelledError:
-            if lost and owner.uncancel() == 0:
-                raise ClaimLost from None
-            raise
-        finally:
-            keeper.cancel()
+        return end
 
     def _forget(self, live: LiveTurn) -> None:
         if not live.followers and (live.ended or not live.key):

@@ -6,6 +6,7 @@ operator may replay it.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.clock import now
 from bot.errors import DswbotError
+from bot.patience import persistently
 from storage import outbox
 from storage.database import Database
 from storage.errors import StorageError
@@ -24,16 +26,28 @@ from storage.outbox import Delivery
 log = structlog.get_logger()
 
 POLL = 1.0  # seconds after which the outbox is looked at without being woken
-BATCH = 32
+STOPPED = "the service stopped while sending"
+AT_ONCE = 512  # deliveries
+PER_DESTINATION = 8  # of them, so that one receiver that hangs does not hold up the others
+LEASE = timedelta(seconds=120)  # longer than any sender takes
+LOOK_FOR_ABANDONED = 60.0  # seconds
+UNCONFIGURED_PAUSE = 300.0  # seconds
 RETRY_SECONDS = (1, 5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)  # then it is given up
 
 
-class TryLater(DswbotError):
-    """It certainly did not arrive; `after` seconds from now it may."""
+Ending = Callable[[AsyncSession], Awaitable[None]]  # what is stored of how a try ended
 
-    def __init__(self, message: str, after: float | None = None) -> None:
+
+class TryLater(DswbotError):
+    """It certainly did not arrive, or may arrive twice; `after` seconds from now it is tried again.
+
+    `failed`: whether that counts as one of the tries that its receiver has.
+    """
+
+    def __init__(self, message: str, after: float | None = None, *, failed: bool = True) -> None:
         super().__init__(message)
         self.after = after
+        self.failed = failed
 
 
 class Undeliverable(DswbotError):
@@ -58,7 +72,7 @@ class Unconfigured:
     """Stands in for a channel that is switched off: what it should send waits."""
 
     async def send(self, delivery: Delivery) -> str | None:
-        raise TryLater(f"the channel {delivery.channel} is not configured")
+        raise TryLater(f"the channel {delivery.channel} is not configured", UNCONFIGURED_PAUSE, failed=False)
 
     def repeatable(self, _delivery: Delivery) -> bool:
         return True
@@ -67,40 +81,67 @@ class Unconfigured:
 class Deliveries:
     """Empties the outbox. `run` is the loop; one a process."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, owner: str) -> None:
+        """`owner`: this gateway's name, the same after a restart."""
         self._db = db
+        self._owner = owner
         self._wake = asyncio.Event()
+        self._closing = False
+        self._sending: dict[int, Delivery] = {}
         self.senders: dict[str, Sender] = {}
 
     def wake(self) -> None:
         self._wake.set()
 
-    async def run(self) -> None:
-        """Sends until it is cancelled."""
-        await self._recover()
-        async with asyncio.TaskGroup() as group:
-            while True:
-                self._wake.clear()
-                for delivery in await self._due():
-                    group.create_task(self._send(delivery), name=f"deliver {delivery.public_id}")
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), POLL)
+    def close(self) -> None:
+        """Begins nothing further; `run` returns once what is being sent has an end."""
+        self._closing = True
+        self._wake.set()
 
-    async def _recover(self) -> None:
-        """Decides about what the last process was sending when it died."""
+    async def run(self) -> None:
+        """Sends until it is closed."""
+        loop = asyncio.get_running_loop()
+        looked = -LOOK_FOR_ABANDONED
+        async with asyncio.TaskGroup() as group:
+            while not self._closing:
+                self._wake.clear()
+                if loop.time() - looked >= LOOK_FOR_ABANDONED:
+                    await persistently(self._settle_abandoned, "what was being sent")
+                    looked = loop.time()
+                due = await self._due()
+                for delivery in due:
+                    self._sending[delivery.id] = delivery
+                    task = group.create_task(self._send(delivery), name=f"deliver {delivery.public_id}")
+                    task.add_done_callback(partial(self._over, delivery))
+                if not due:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(POLL):  # wait_for of Python 3.11 may lose a cancellation
+                            await self._wake.wait()
+
+    def _over(self, delivery: Delivery, _task: asyncio.Task[None]) -> None:
+        self._sending.pop(delivery.id)
+        self._wake.set()  # the next of its lane
+
+    async def _settle_abandoned(self) -> None:
+        """Decides about what a process was sending when it died."""
         async with self._db.write() as session:
-            for delivery in await outbox.recover(session):
+            for delivery in await outbox.abandoned(session, self._owner, now(), list(self._sending)):
                 sender = self.senders.get(delivery.channel)
                 if sender and sender.repeatable(delivery):
-                    await outbox.mark_retry(session, delivery.id, now(), "the service stopped while sending")
+                    await outbox.mark_retry(session, delivery, now(), STOPPED, failed=False)
                 else:
-                    await outbox.mark_uncertain(session, delivery.id, "the service stopped while sending")
+                    await outbox.mark_uncertain(session, delivery, STOPPED)
                     log.error("a delivery may or may not have arrived", delivery=delivery.public_id)
 
     async def _due(self) -> list[Delivery]:
+        receivers = Counter((one.channel, one.destination) for one in self._sending.values())
+        full = [receiver for receiver, count in receivers.items() if count >= PER_DESTINATION]
+        limit = min(PER_DESTINATION, AT_ONCE - len(self._sending))
+        if limit <= 0:
+            return []
         try:
             async with self._db.write() as session:
-                return await outbox.claim_due(session, now(), BATCH)
+                return await outbox.claim_due(session, self._owner, now(), LEASE, limit=limit, full=full)
         except StorageError as error:
             log.error("the outbox can't be read; trying again", reason=str(error))
             return []
@@ -109,41 +150,32 @@ class Deliveries:
         """One try, and what it leads to."""
         sender = self.senders.get(delivery.channel, Unconfigured())
         try:
-            reference = await sender.send(delivery)
-        except TryLater as error:
-            await self._later(delivery, error)
-        except Undeliverable as error:
-            log.error("a delivery was refused for good", delivery=delivery.public_id, reason=str(error))
-            await self._note(partial(outbox.mark_dead, delivery_id=delivery.id, error=str(error)))
-        except Uncertain as error:
-            await self._uncertain(delivery, str(error))
+            note = await self._tried(sender, delivery)
         except Exception:  # boundary: one delivery must not end the others, and this one may have arrived
             log.exception("a delivery failed unexpectedly", delivery=delivery.public_id)
-            await self._uncertain(delivery, "an internal error, see the log")
-        else:
-            await self._note(partial(outbox.mark_sent, delivery_id=delivery.id, reference=reference, now=now()))
-        self._wake.set()  # the next of its lane
+            note = partial(outbox.mark_uncertain, delivery=delivery, error="an internal error, see the log")
 
-    async def _uncertain(self, delivery: Delivery, reason: str) -> None:
-        log.error("a delivery may or may not have arrived", delivery=delivery.public_id, reason=reason)
-        await self._note(partial(outbox.mark_uncertain, delivery_id=delivery.id, error=reason))
+        async def write_down() -> None:
+            async with self._db.write() as session:
+                await note(session)
 
-    async def _later(self, delivery: Delivery, error: TryLater) -> None:
-        if delivery.attempts > len(RETRY_SECONDS):
-            await self._note(partial(outbox.mark_dead, delivery_id=delivery.id, error=str(error)))
-            return
-        wait = error.after if error.after is not None else RETRY_SECONDS[delivery.attempts - 1]
-        next_at = now() + timedelta(seconds=wait)
-        await self._note(partial(outbox.mark_retry, delivery_id=delivery.id, next_at=next_at, error=str(error)))
-        log.warning("a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error))
+        await persistently(write_down, "how a delivery ended")
 
-    async def _note(self, change: Callable[[AsyncSession], Awaitable[None]]) -> None:
-        """Writes down how a try ended, however long the database is away."""
-        while True:
-            try:
-                async with self._db.write() as session:
-                    await change(session)
-                return
-            except StorageError as error:
-                log.error("a delivery's end can't be written down; trying again", reason=str(error))
-                await asyncio.sleep(POLL)
+    async def _tried(self, sender: Sender, delivery: Delivery) -> Ending:
+        """Sends, and says what is to be noted."""
+        try:
+            reference = await sender.send(delivery)
+        except TryLater as error:
+            if error.after is None and delivery.failures >= len(RETRY_SECONDS):
+                return partial(outbox.mark_dead, delivery=delivery, error=str(error))
+            wait = error.after if error.after is not None else RETRY_SECONDS[delivery.failures]
+            log.warning("a delivery will be tried again", delivery=delivery.public_id, seconds=wait, reason=str(error))
+            next_at = now() + timedelta(seconds=wait)
+            return partial(outbox.mark_retry, delivery=delivery, next_at=next_at, error=str(error), failed=error.failed)
+        except Undeliverable as error:
+            log.error("a delivery was refused for good", delivery=delivery.public_id, reason=str(error))
+            return partial(outbox.mark_dead, delivery=delivery, error=str(error))
+        except Uncertain as error:
+            log.error("a delivery may or may not have arrived", delivery=delivery.public_id, reason=str(error))
+            return partial(outbox.mark_uncertain, delivery=delivery, error=str(error))
+        return partial(outbox.mark_sent, delivery=delivery, reference=reference, now=now())

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Self
 
 from inference.protocol import Chunk, Usage
-from storage.inbox import Claim
+from storage.inbox import Claim, Draft
+
+NEWS = 8  # tokens that are worth a note; a long draft is noted when it has grown by an eighth
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +42,48 @@ class LiveTurn:
         self.reasoning = ""
         self.completed = False  # nothing will be added
         self.ended = False  # and it is committed, given up or given back
-        self.result: Outcome | None = None
         self._finish_reason = ""
         self._usage = Usage(0, 0, 0)
-        self._tokens = 0
+        self._tokens: list[int] = []
+        self._noted = 0  # tokens of the newest draft
         self._scope: asyncio.Timeout | None = None
         self._changed = asyncio.Event()
 
-    def begin(self, claim: Claim) -> None:
-        """The turn starts, perhaps anew after one that was given back: what was shown then does not count."""
+    def begin(self, claim: Claim, draft: Draft | None) -> None:
+        """The turn starts, or goes on from a draft. What was shown of a try that failed does not count."""
         self.claim, self.key, self.placeholder = claim, claim.conversation_key, claim.placeholder
-        self.text = self.reasoning = self._finish_reason = ""
+        self.text, self.reasoning = (draft.text, draft.reasoning) if draft else ("", "")
+        self._tokens = list(draft.tokens) if draft else []
+        self._noted = len(self._tokens)
+        self._finish_reason = ""
         self.completed = self.ended = False
-        self._tokens = 0
 
     def add(self, chunk: Chunk) -> None:
         self.text += chunk.text
         self.reasoning += chunk.reasoning
-        self._tokens += len(chunk.tokens)
+        self._tokens += chunk.tokens
         if chunk.finish and chunk.usage:
             self._finish_reason, self._usage = chunk.finish, chunk.usage
         self._notify()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(self._tokens)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is a beginning to go on from. A finished answer is none: nothing may be added to it."""
+        return bool(self._tokens) and not self._finish_reason
+
+    @property
+    def grown(self) -> bool:
+        """Whether a new draft is worth while."""
+        return self.unfinished and len(self._tokens) - self._noted >= max(NEWS, self._noted // 8)
+
+    def draft(self, model: str) -> Draft:
+        """What there is so far: tokens, and the text that came with them."""
+        self._noted = len(self._tokens)
+        return Draft(model, self.tokens, self.text, self.reasoning)
 
     def complete(self) -> None:
         self.completed = True
@@ -77,7 +100,7 @@ class LiveTurn:
             async with asyncio.timeout(None) as self._scope:
                 yield
         except TimeoutError:
-            self._finish_reason, self._usage = "cancelled", Usage(0, 0, self._tokens)
+            self._finish_reason, self._usage = "cancelled", Usage(0, 0, len(self._tokens))
         finally:
             self._scope = None
 
@@ -91,7 +114,8 @@ class LiveTurn:
     async def changed(self, seconds: float) -> bool:
         """Waits for the next change; False where none came in `seconds`."""
         try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
         except TimeoutError:
             return False
         return True

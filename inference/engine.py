@@ -112,9 +112,11 @@ class Engine:
             await self.changed()
         return self.state
 
-    async def generate(self, request: p.Request, *, patience: float | None = 30.0,
+    async def generate(self, request: p.Request, *, resume: tuple[int, ...] = (), patience: float | None = 30.0,
                        bounded: bool = True) -> AsyncGenerator[p.Chunk, None]:  # fmt: skip
         """The answer as it comes; the last chunk has `finish` and `usage`.
+
+        `resume`: the tokens of an answer that was begun before; what comes are those after them, and their text.
 
         `patience`: seconds to wait for a model that is still loading; None waits as long as it takes. Closing
         the generator cancels the answer. `bounded`: refuse it where too many wait; a caller that limits itself
@@ -124,7 +126,7 @@ class Engine:
         if bounded:
             self._check_queue(request.client)
         watch, end = Stopwatch.start(self.metrics), "cancelled"
-        pending = _Pending(next(self._ids), request)
+        pending = _Pending(next(self._ids), request, tokens=list(resume))
         self._pending[pending.id] = pending
         if self._link and self.state.status == "ready":
             self._link.send(pending.submit())

@@ -15,7 +15,7 @@ from inference.errors import EngineUnavailable
 
 WORKER = ("inference.worker",)
 DIAL_TIMEOUT = 60.0  # seconds from the start of the process to its call
-KEEPING = 5.0  # seconds that a worker may take to put its conversations on disk when the service stops
+KEEPING = 2.5  # seconds that a worker may take to put its conversations on disk when the service stops
 SECRET_PREFIXES = ("DSWBOT_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "OPENAI_", "MODELSCOPE_")
 
 

@@ -42,7 +42,7 @@ from inference.text import TextStream
 log = structlog.get_logger()
 
 SWITCH = 2e-4  # seconds after which the socket's thread gives way to the model's; Python's 5 ms are a step's half
-STOPPING = 4.0  # seconds until the worker ends although the model's thread still computes
+STOPPING = 2.3  # seconds until the worker ends although the model's thread still computes
 
 Send = Callable[[p.Report], None]
 Soon = Callable[..., Any]

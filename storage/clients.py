@@ -32,6 +32,14 @@ class ClientInfo(msgspec.Struct, frozen=True):
     disabled: bool
 
 
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a client is told of replies, and what signs that."""
+
+    url: str
+    secret: str
+    disabled: bool
+
+
 def _info(row: Client) -> ClientInfo:
     return ClientInfo(row.id, row.name, row.callback_url, row.disabled_at is not None)
 
@@ -83,3 +91,9 @@ async def list_clients(session: AsyncSession) -> list[ClientInfo]:
 async def by_name(session: AsyncSession, name: str) -> ClientInfo | None:
     row = await session.scalar(select(Client).where(Client.name == name))
     return _info(row) if row else None
+
+
+async def endpoint(session: AsyncSession, name: str) -> Endpoint | None:
+    """None where the client has no callback URL, or is gone."""
+    row = await session.scalar(select(Client).where(Client.name == name, Client.callback_url.is_not(None)))
+    return Endpoint(row.callback_url, row.secret, row.disabled_at is not None) if row and row.callback_url else None

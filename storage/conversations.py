@@ -1,5 +1,6 @@
 """Conversations and what was said in them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -7,7 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.models import Conversation, Message
-from storage.upsert import insert_new
+from storage.upsert import insert_all
 
 HISTORY = 400  # messages that are read back at most
 
@@ -19,13 +20,16 @@ class Turn(msgspec.Struct, frozen=True):
     content: str
 
 
-async def open_conversation(session: AsyncSession, key: str, now: datetime) -> Conversation:
-    """The open conversation of a key; a new one where there is none."""
-    query = select(Conversation).where(Conversation.key == key, Conversation.closed_at.is_(None))
-    if found := await session.scalar(query):
-        return found
-    await insert_new(session, Conversation, key=key, created_at=now)
-    return (await session.scalars(query)).one()
+async def open_conversations(session: AsyncSession, keys: Sequence[str], now: datetime) -> dict[str, int]:
+    """The ids of the keys' open conversations; new ones where there are none."""
+    query = select(Conversation).where(Conversation.closed_at.is_(None))
+    found = {row.key: row.id for row in await session.scalars(query.where(Conversation.key.in_(keys)))}
+    if new := [{"key": key, "created_at": now} for key in keys if key not in found]:
+        made = await insert_all(session, Conversation, new, Conversation.key, Conversation.id)
+        found |= {row.key: row.id for row in made}
+    if missing := [key for key in keys if key not in found]:  # another process has just made them
+        found |= {row.key: row.id for row in await session.scalars(query.where(Conversation.key.in_(missing)))}
+    return found
 
 
 async def close_conversation(session: AsyncSession, key: str, now: datetime) -> bool:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from storage.errors import DatabaseUnavailable, DatabaseUrlInvalid, StorageError
+from storage.errors import DatabaseInconsistent, DatabaseUnavailable, DatabaseUrlInvalid, StorageError
 
 T = TypeVar("T")
 
@@ -80,9 +80,22 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction, for migrations."""
-        async with self._turn(), _told(self._url), self._writer.begin() as connection:
-            yield connection
+        """A connection in a transaction, for migrations.
+
+        SQLite changes a table by making another one and dropping the first, which must not take along the rows
+        that refer to it: https://www.sqlite.org/lang_altertable.html#otheralter
+        """
+        async with self._turn(), _told(self._url), self._writer.connect() as connection:
+            if self.file:
+                await _pragma(connection, "foreign_keys = OFF")
+            try:
+                async with connection.begin():
+                    yield connection
+                    if self.file and (await connection.exec_driver_sql("PRAGMA foreign_key_check")).first():
+                        raise DatabaseInconsistent
+            finally:
+                if self.file:
+                    await _shielded(_pragma(connection, "foreign_keys = ON"))
 
     async def ping(self) -> None:
         """Raises StorageError where the database does not answer."""
@@ -119,6 +132,13 @@ async def _shielded(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+async def _pragma(connection: AsyncConnection, setting: str) -> None:
+    """Outside of a transaction, where some settings have no effect."""
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection
+    await (await raw.driver_connection.execute(f"PRAGMA {setting}")).close()
+
+
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -149,6 +169,7 @@ def _sqlite_engine(url: URL, *, size: int, begin: str, reads_only: bool) -> Asyn
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded where the file is still empty
         cursor.execute("PRAGMA query_only = ON" if reads_only else "PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()

@@ -24,6 +24,10 @@ class DatabaseOlder(StorageError):
     """The database has an older schema: `dswbot db upgrade` brings it up to date."""
 
 
+class DatabaseInconsistent(StorageError):
+    """The database has rows that refer to none: restore a backup; nothing was changed."""
+
+
 class ClaimLost(StorageError):
     """Another process has taken this message over."""
 

@@ -5,25 +5,27 @@ carries a fence that grows with every claim of the row, so that a process that w
 successor: https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
-from sqlalchemy import Select, Update, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from storage import outbox
-from storage.conversations import last_message_id, open_conversation
+from storage import models, outbox
+from storage.conversations import last_message_id, open_conversations
 from storage.errors import ClaimLost
 from storage.ledger import Usage, record_usage
 from storage.models import Conversation, Inbox, Message, public_id
 from storage.outbox import NewDelivery
-from storage.upsert import insert_new
+from storage.upsert import insert, insert_all
 
 UNFINISHED = ("queued", "claimed")
+NAMED: tuple[Any, ...] = (Inbox.source, Inbox.external_id, Inbox.id, Inbox.public_id, Inbox.body_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +39,34 @@ class Incoming:
     body_hash: str | None = None
     meta: str = ""
 
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.source, self.external_id
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The stored row; `created` is False where the message was known already."""
+    """The stored row; `created` is False where the message was known already, perhaps with another body."""
 
-    message: Inbox
+    id: int
+    public_id: str
+    body_hash: str | None
     created: bool
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """An answer as far as it was written: the model's tokens, and the text that they gave. `model` wrote it."""
+
+    model: str
+    tokens: tuple[int, ...]
+    text: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to answer one message, until the lease runs out."""
+    """The right to answer one message, until the lease runs out. `attempts` counts the tries that failed."""
 
     id: int
     public_id: str
@@ -62,6 +80,7 @@ class Claim:
     fence: int
     owner: str
     created_at: datetime
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,40 +116,66 @@ class Status(msgspec.Struct, frozen=True):
     reply: StoredReply | None
 
 
-async def accept(session: AsyncSession, incoming: Incoming, now: datetime) -> Accepted:
-    """Stores a message to be answered, once for each (source, external_id)."""
-    return await _store(session, incoming, now, state="queued")
+async def accept(session: AsyncSession, incoming: Sequence[Incoming], now: datetime) -> list[Accepted]:
+    """Stores messages to be answered, each once for its (source, external_id)."""
+    return await _store(session, incoming, state="queued", created_at=now)
 
 
 async def record(session: AsyncSession, incoming: Incoming, deliveries: Sequence[NewDelivery], now: datetime) -> bool:
     """Stores a message that the adapter answers itself, with what it sends; False where it was known."""
-    accepted = await _store(session, incoming, now, state="done")
+    (accepted,) = await _store(session, [incoming], state="done", created_at=now, done_at=now)
     if accepted.created:
-        accepted.message.done_at = now
-        await outbox.add(session, deliveries, now, inbox_id=accepted.message.id)
+        await outbox.add(session, deliveries, now, inbox_id=accepted.id)
     return accepted.created
 
 
-def _known(incoming: Incoming) -> Select[Inbox]:
-    return select(Inbox).where(Inbox.source == incoming.source, Inbox.external_id == incoming.external_id)
+async def _store(session: AsyncSession, incoming: Sequence[Incoming], *, created_at: datetime,
+                 **values: object) -> list[Accepted]:  # fmt: skip
+    """A few statements for all: what many send at once costs hardly more than one message."""
+    known = await _known(session, incoming)
+    first = {one.name: one for one in reversed(incoming) if one.name not in known}
+    new = [one for one in incoming if first.get(one.name) is one]
+    if new:
+        keys = list(dict.fromkeys(one.conversation_key for one in new))
+        conversations = await open_conversations(session, keys, created_at)
+        rows = [
+            {
+                "public_id": public_id("msg"), "source": one.source, "external_id": one.external_id,
+                "body_hash": one.body_hash, "conversation_id": conversations[one.conversation_key],
+                "text": one.text, "meta": one.meta, "fence": 0, "attempts": 0, "created_at": created_at, **values,
+            }
+            for one in new
+        ]  # fmt: skip
+        inserted = await insert_all(session, Inbox, rows, *NAMED)
+        made = {(row[0], row[1]): Accepted(row[2], row[3], row[4], created=True) for row in inserted}
+        known |= made | await _known(session, [one for one in new if one.name not in made])
+    return [replace(known[one.name], created=known[one.name].created and first[one.name] is one) for one in incoming]
 
 
-async def _store(session: AsyncSession, incoming: Incoming, now: datetime, *, state: str) -> Accepted:
-    known = _known(incoming)
-    if message := await session.scalar(known):
-        return Accepted(message, created=False)
-    conversation = await open_conversation(session, incoming.conversation_key, now)
-    created = await insert_new(
-        session, Inbox,
-        public_id=public_id("msg"), source=incoming.source, external_id=incoming.external_id,
-        body_hash=incoming.body_hash, conversation_id=conversation.id, text=incoming.text, meta=incoming.meta,
-        state=state, fence=0, attempts=0, created_at=now,
-    )  # fmt: skip
-    return Accepted((await session.scalars(known)).one(), created)
+async def _known(session: AsyncSession, incoming: Sequence[Incoming]) -> dict[tuple[str, str], Accepted]:
+    """Those of the messages that are rows already."""
+    sources: dict[str, list[str]] = {}
+    for one in incoming:
+        sources.setdefault(one.source, []).append(one.external_id)
+    found: dict[tuple[str, str], Accepted] = {}
+    for source, names in sources.items():
+        query = select(*NAMED).where(Inbox.source == source, Inbox.external_id.in_(names))
+        for row in await session.execute(query):
+            found[row[0], row[1]] = Accepted(row[2], row[3], row[4], created=False)
+    return found
 
 
-async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedelta) -> Claim | None:
-    """Takes the oldest message whose conversation has no earlier one unfinished; None where there is none."""
+async def is_known(session: AsyncSession, incoming: Incoming) -> bool:
+    """Whether this message of its source is a row already."""
+    return bool(await _known(session, [incoming]))
+
+
+async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, limit: int = 1,
+                held: Collection[int] = ()) -> list[Claim]:  # fmt: skip
+    """Takes the oldest messages whose conversations have no earlier one unfinished.
+
+    `held`: ids that this process is working on, whose leases may have run out while the database was away.
+    """
     earlier = aliased(Inbox)
     blocked = exists().where(
         earlier.conversation_id == Inbox.conversation_id, earlier.id < Inbox.id, earlier.state.in_(UNFINISHED)
@@ -138,45 +183,72 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
     beside = aliased(Inbox)  # rows may become visible out of order: then a newer one can be in flight
     in_flight = exists().where(beside.conversation_id == Inbox.conversation_id, beside.state == "claimed")
     waiting = and_(Inbox.state == "queued", ~blocked, ~in_flight)
-    left_behind = and_(Inbox.state == "claimed", Inbox.lease_until <= now)
+    left_behind = and_(Inbox.state == "claimed", Inbox.lease_until <= now, Inbox.id.not_in(held))
     due = or_(Inbox.not_before.is_(None), Inbox.not_before <= now)
-    candidate = (
-        select(Inbox, Conversation.key)
+    candidates = (
+        select(Inbox, Conversation.key, models.Draft)
         .join(Conversation, Conversation.id == Inbox.conversation_id)
+        .outerjoin(models.Draft, models.Draft.inbox_id == Inbox.id)
         .where(Inbox.state.in_(UNFINISHED), or_(waiting, left_behind), due)
         .order_by(Inbox.id)
-        .limit(1)
+        .limit(limit)
         .with_for_update(skip_locked=True, of=Inbox)
     )
-    row = (await session.execute(candidate)).first()
-    if row is None:
-        return None
-    message, key = row
-    message.state, message.owner, message.lease_until = "claimed", owner, now + lease
-    message.fence, message.attempts = message.fence + 1, message.attempts + 1
+    rows = (await session.execute(candidates)).all()
+    for message, _, _ in rows:
+        message.state, message.owner, message.lease_until = "claimed", owner, now + lease
+        message.fence += 1
     try:
         await session.flush()
-    except IntegrityError:  # another process was faster in this conversation
+    except IntegrityError:  # another process was faster in one of these conversations
         await session.rollback()
-        return None
+        return []
+    return [_claim(*row) for row in rows]
+
+
+def _claim(message: Inbox, key: str, draft: models.Draft | None) -> Claim:
+    assert message.owner
     return Claim(
         message.id, message.public_id, message.source, message.conversation_id, key, message.text, message.meta,
-        message.placeholder, message.attempts, message.fence, owner, message.created_at,
+        message.placeholder, message.attempts, message.fence, message.owner, message.created_at,
+        Draft(draft.model, draft.tokens, draft.text, draft.reasoning) if draft else None,
     )  # fmt: skip
 
 
-def _held(claim: Claim) -> Update:
-    """An update of the row, as long as the claim holds."""
-    return update(Inbox).where(Inbox.id == claim.id, Inbox.state == "claimed", Inbox.fence == claim.fence)
+def _holds(claim: Claim) -> ColumnElement[bool]:
+    return and_(Inbox.id == claim.id, Inbox.state == "claimed", Inbox.fence == claim.fence)
 
 
-async def _change(session: AsyncSession, statement: Update) -> bool:
-    return (await session.execute(statement.returning(Inbox.id))).first() is not None
+async def _change(session: AsyncSession, claim: Claim, **values: object) -> bool:
+    changing = update(Inbox).where(_holds(claim)).values(**values).returning(Inbox.id)
+    return (await session.execute(changing)).first() is not None
 
 
-async def renew(session: AsyncSession, claim: Claim, now: datetime, lease: timedelta) -> bool:
-    """Keeps the claim; False where it is lost."""
-    return await _change(session, _held(claim).values(lease_until=now + lease))
+async def renew(session: AsyncSession, claims: Collection[Claim], now: datetime, lease: timedelta) -> set[int]:
+    """Keeps the claims; returns the ids of those that still held."""
+    names = [(claim.id, claim.fence) for claim in claims]
+    renewing = (
+        update(Inbox)
+        .where(tuple_(Inbox.id, Inbox.fence).in_(names), Inbox.state == "claimed")
+        .values(lease_until=now + lease)
+        .returning(Inbox.id)
+    )
+    return set(await session.scalars(renewing))
+
+
+async def checkpoint(session: AsyncSession, claim: Claim, draft: Draft) -> None:
+    """Notes how far an answer is, as long as the claim holds."""
+    columns = {
+        "inbox_id": Inbox.id,
+        "model": literal(draft.model, models.UserText()),
+        "tokens": literal(draft.tokens, models.TokenIds()),
+        "text": literal(draft.text, models.UserText()),
+        "reasoning": literal(draft.reasoning, models.UserText()),
+    }
+    held = select(*columns.values()).where(_holds(claim)).with_for_update(of=Inbox)
+    noting = insert(session, models.Draft).from_select(list(columns), held)
+    changed = {name: noting.excluded[name] for name in columns if name != "inbox_id"}
+    await session.execute(noting.on_conflict_do_update(index_elements=["inbox_id"], set_=changed))
 
 
 async def finish(
@@ -219,37 +291,35 @@ async def fail(
 
 
 async def retry(session: AsyncSession, claim: Claim, not_before: datetime, error: str) -> None:
-    """Puts the message back for another try. Raises ClaimLost."""
-    await _end(session, claim, state="queued", not_before=not_before, error=error)
-
-
-async def release(session: AsyncSession, claim: Claim) -> None:
-    """Gives the message back as if it had not been tried."""
-    await _change(session, _held(claim).values(state="queued", lease_until=None, attempts=claim.attempts - 1))
-
-
-async def release_all(session: AsyncSession) -> None:
-    """Gives back everything that is claimed: for the only process of its database, when it starts."""
-    await session.execute(update(Inbox).where(Inbox.state == "claimed").values(state="queued", lease_until=None))
+    """Puts the message back for another try, from the beginning. Raises ClaimLost."""
+    await _end(session, claim, state="queued", attempts=claim.attempts + 1, not_before=not_before, error=error)
 
 
 async def _end(session: AsyncSession, claim: Claim, **values: object) -> None:
-    if not await _change(session, _held(claim).values(lease_until=None, **values)):
+    if not await _change(session, claim, lease_until=None, **values):
         raise ClaimLost
+    await session.execute(delete(models.Draft).where(models.Draft.inbox_id == claim.id))
 
 
-async def set_placeholder(session: AsyncSession, inbox_id: int, reference: str) -> None:
-    """Notes where the answer is shown while it is written."""
-    await session.execute(update(Inbox).where(Inbox.id == inbox_id).values(placeholder=reference))
+async def release(session: AsyncSession, claim: Claim) -> None:
+    """Gives the message back as if it had not been tried; its draft stays."""
+    await _change(session, claim, state="queued", lease_until=None)
+
+
+async def release_owned(session: AsyncSession, owner: str) -> None:
+    """Gives back what the last process of this name had claimed when it died."""
+    mine = and_(Inbox.state == "claimed", Inbox.owner == owner)
+    await session.execute(update(Inbox).where(mine).values(state="queued", lease_until=None))
+
+
+async def set_placeholder(session: AsyncSession, claim: Claim, reference: str | None) -> None:
+    """Notes where the answer is shown while it is written; "" before that is known. Raises ClaimLost."""
+    if not await _change(session, claim, placeholder=reference):
+        raise ClaimLost
 
 
 async def by_public_id(session: AsyncSession, identifier: str) -> Inbox | None:
     return await session.scalar(select(Inbox).where(Inbox.public_id == identifier))
-
-
-async def is_known(session: AsyncSession, incoming: Incoming) -> bool:
-    """Whether this message of its source is a row already."""
-    return await session.scalar(_known(incoming)) is not None
 
 
 async def status(session: AsyncSession, inbox_id: int) -> Status:

@@ -1,10 +1,22 @@
 """The tables."""
 
 import secrets
+from array import array
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -42,6 +54,19 @@ class UserText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return value and value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+class TokenIds(TypeDecorator[tuple[int, ...]]):
+    """A model's tokens, four bytes each."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[int, ...] | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else array("i", value).tobytes()
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> tuple[int, ...] | None:
+        return None if value is None else tuple(array("i", value))
 
 
 def public_id(prefix: str) -> str:
@@ -83,8 +108,8 @@ class Message(Table):
 
     __tablename__ = "messages"
     id: Mapped[int] = mapped_column(primary_key=True)
-    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
-    parent_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id"))
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"))
     role: Mapped[str] = mapped_column(String(16))
     content: Mapped[str]
     reasoning: Mapped[str | None]
@@ -96,7 +121,7 @@ class Message(Table):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    __table_args__ = (Index(None, "conversation_id", "id"),)
+    __table_args__ = (Index(None, "conversation_id", "id"), Index(None, "parent_id"), Index(None, "created_at"))
 
 
 class Inbox(Table):
@@ -108,7 +133,7 @@ class Inbox(Table):
     source: Mapped[str]
     external_id: Mapped[str]
     body_hash: Mapped[str | None] = mapped_column(String(64))
-    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id"))
+    conversation_id: Mapped[int] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
     text: Mapped[str]
     meta: Mapped[str]
     state: Mapped[str] = mapped_column(String(8))
@@ -119,7 +144,7 @@ class Inbox(Table):
     not_before: Mapped[datetime | None]
     error: Mapped[str | None]
     placeholder: Mapped[str | None]
-    reply_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id"))
+    reply_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"))
     created_at: Mapped[datetime]
     done_at: Mapped[datetime | None]
     __table_args__ = (
@@ -133,22 +158,47 @@ class Inbox(Table):
             sqlite_where=sql("state IN ('queued', 'claimed')"),
             postgresql_where=sql("state IN ('queued', 'claimed')"),
         ),
+        Index(
+            "ix_inbox_queue", "id",
+            sqlite_where=sql("state IN ('queued', 'claimed')"),
+            postgresql_where=sql("state IN ('queued', 'claimed')"),
+        ),
+        Index(None, "conversation_id"),
+        Index(None, "reply_id"),
         Index(None, "created_at"),
     )  # fmt: skip
 
 
+class Draft(Table):
+    """The answer to a claimed message as far as it was written when it was last noted."""
+
+    __tablename__ = "drafts"
+    inbox_id: Mapped[int] = mapped_column(ForeignKey("inbox.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str]
+    tokens: Mapped[tuple[int, ...]] = mapped_column(TokenIds)
+    text: Mapped[str]
+    reasoning: Mapped[str]
+
+
 class Outbox(Table):
-    """Something to send. planned → sending → sent; or uncertain (it may have arrived), or dead."""
+    """Something to send. planned → sending → sent; or uncertain (it may have arrived), or dead.
+
+    Order holds within a lane; `destination` is the receiver, who may have many lanes.
+    """
 
     __tablename__ = "outbox"
     id: Mapped[int] = mapped_column(primary_key=True)
     public_id: Mapped[str] = mapped_column(String(32), unique=True)
-    inbox_id: Mapped[int | None] = mapped_column(ForeignKey("inbox.id"))
+    inbox_id: Mapped[int | None] = mapped_column(ForeignKey("inbox.id", ondelete="CASCADE"))
     channel: Mapped[str]
+    destination: Mapped[str]
     lane: Mapped[str]
     payload: Mapped[str]
     state: Mapped[str] = mapped_column(String(9))
+    owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
     next_at: Mapped[datetime]
     error: Mapped[str | None]
     external_ref: Mapped[str | None]
@@ -160,6 +210,12 @@ class Outbox(Table):
             sqlite_where=sql("state IN ('planned', 'sending')"),
             postgresql_where=sql("state IN ('planned', 'sending')"),
         ),
+        Index(
+            "ix_outbox_due", "next_at",
+            sqlite_where=sql("state = 'planned'"), postgresql_where=sql("state = 'planned'"),
+        ),
+        Index(None, "inbox_id"),
+        Index(None, "created_at"),
     )  # fmt: skip
 
 
@@ -204,7 +260,7 @@ class Usage(Table):
     __tablename__ = "usage"
     id: Mapped[int] = mapped_column(primary_key=True)
     source: Mapped[str]
-    conversation_id: Mapped[int | None] = mapped_column(ForeignKey("conversations.id"))
+    conversation_id: Mapped[int | None] = mapped_column(ForeignKey("conversations.id", ondelete="SET NULL"))
     key_name: Mapped[str | None]
     model: Mapped[str]
     prompt_tokens: Mapped[int]
@@ -213,7 +269,7 @@ class Usage(Table):
     finish_reason: Mapped[str] = mapped_column(String(16))
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime]
-    __table_args__ = (Index(None, "finished_at"),)
+    __table_args__ = (Index(None, "finished_at"), Index(None, "conversation_id"))
 
 
 class Run(Table):

@@ -1,10 +1,10 @@
 """What must be sent. Order holds within a lane (one receiver); lanes do not wait for each other."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import and_, exists, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -16,66 +16,71 @@ UNFINISHED = ("planned", "sending")
 
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
-    """`payload` is the sender's own, `lane` the receiver."""
+    """`payload` is the sender's own. Order holds within a `lane`; `destination` is the receiver of its lanes."""
 
     channel: str
+    destination: str
     lane: str
     payload: str
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One row of the outbox, taken to be sent. `attempts` counts this one."""
+    """One row of the outbox, taken to be sent.
+
+    `attempts` counts this one and tells it from later ones; `failures` are the tries that the receiver failed.
+    """
 
     id: int
     public_id: str
     inbox_id: int | None
     channel: str
+    destination: str
     lane: str
     payload: str
     state: str
     attempts: int
+    failures: int
     error: str | None
 
 
 def _delivery(row: Outbox) -> Delivery:
     return Delivery(
-        row.id,
-        row.public_id,
-        row.inbox_id,
-        row.channel,
-        row.lane,
-        row.payload,
-        row.state,
-        row.attempts,
-        row.error,
-    )
+        row.id, row.public_id, row.inbox_id, row.channel, row.destination, row.lane, row.payload, row.state,
+        row.attempts, row.failures, row.error,
+    )  # fmt: skip
 
 
 async def add(
     session: AsyncSession, deliveries: Sequence[NewDelivery], now: datetime, inbox_id: int | None = None
 ) -> None:
     """Plans deliveries, in this order within their lanes."""
-    for new in deliveries:
-        session.add(
-            Outbox(
-                public_id=public_id("dlv"), inbox_id=inbox_id, channel=new.channel, lane=new.lane,
-                payload=new.payload, state="planned", attempts=0, next_at=now, created_at=now,
-            )
-        )  # fmt: skip
-        await session.flush()
+    session.add_all(
+        Outbox(
+            public_id=public_id("dlv"), inbox_id=inbox_id, channel=new.channel, destination=new.destination,
+            lane=new.lane, payload=new.payload, state="planned", attempts=0, failures=0, next_at=now,
+            created_at=now,
+        )
+        for new in deliveries
+    )  # fmt: skip
+    await session.flush()
 
 
-async def claim_due(session: AsyncSession, now: datetime, limit: int) -> list[Delivery]:
-    """Takes the head of each lane that is due, and marks it as being sent."""
+async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, limit: int,
+                    full: Collection[tuple[str, str]] = ()) -> list[Delivery]:  # fmt: skip
+    """Takes the head of each lane that is due, and marks it as being sent.
+
+    `full`: (channel, destination) of receivers that are sent enough at once.
+    """
     other = aliased(Outbox)
     in_the_way = or_(other.state == "sending", and_(other.id < Outbox.id, other.state == "planned"))
     behind = exists().where(
         other.channel == Outbox.channel, other.lane == Outbox.lane, other.state.in_(UNFINISHED), in_the_way
     )
+    busy = tuple_(Outbox.channel, Outbox.destination).in_(full)
     due = (
         select(Outbox)
-        .where(Outbox.state == "planned", Outbox.next_at <= now, ~behind)
+        .where(Outbox.state == "planned", Outbox.next_at <= now, ~behind, *([~busy] if full else []))
         .order_by(Outbox.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -83,34 +88,41 @@ async def claim_due(session: AsyncSession, now: datetime, limit: int) -> list[De
     rows = (await session.scalars(due)).all()
     for row in rows:
         row.state, row.attempts = "sending", row.attempts + 1
+        row.owner, row.lease_until = owner, now + lease
     await session.flush()
     return [_delivery(row) for row in rows]
 
 
-async def recover(session: AsyncSession) -> list[Delivery]:
-    """What was being sent when the last process died."""
-    rows = await session.scalars(select(Outbox).where(Outbox.state == "sending").order_by(Outbox.id))
-    return [_delivery(row) for row in rows]
+async def abandoned(session: AsyncSession, owner: str, now: datetime, held: Collection[int]) -> list[Delivery]:
+    """What another process was sending when it died, or this one's predecessor; but not what this one `held`."""
+    left = or_(and_(Outbox.owner == owner, Outbox.id.not_in(held)), Outbox.lease_until <= now, Outbox.owner.is_(None))
+    query = select(Outbox).where(Outbox.state == "sending", left).order_by(Outbox.id).with_for_update(skip_locked=True)
+    return [_delivery(row) for row in await session.scalars(query)]
 
 
-async def _set(session: AsyncSession, delivery_id: int, **values: object) -> None:
-    await session.execute(update(Outbox).where(Outbox.id == delivery_id).values(**values))
+async def _end(session: AsyncSession, delivery: Delivery, **values: object) -> None:
+    """Writes down how a try ended, unless another process has taken the delivery over meanwhile."""
+    mine = and_(Outbox.id == delivery.id, Outbox.state == "sending", Outbox.attempts == delivery.attempts)
+    await session.execute(update(Outbox).where(mine).values(lease_until=None, **values))
 
 
-async def mark_sent(session: AsyncSession, delivery_id: int, reference: str | None, now: datetime) -> None:
-    await _set(session, delivery_id, state="sent", external_ref=reference, sent_at=now, error=None)
+async def mark_sent(session: AsyncSession, delivery: Delivery, reference: str | None, now: datetime) -> None:
+    await _end(session, delivery, state="sent", external_ref=reference, sent_at=now, error=None)
 
 
-async def mark_retry(session: AsyncSession, delivery_id: int, next_at: datetime, error: str) -> None:
-    await _set(session, delivery_id, state="planned", next_at=next_at, error=error)
+async def mark_retry(session: AsyncSession, delivery: Delivery, next_at: datetime, error: str, *,
+                     failed: bool = True) -> None:  # fmt: skip
+    """`failed`: whether it counts as one of the tries that the receiver has."""
+    failures = delivery.failures + 1 if failed else delivery.failures
+    await _end(session, delivery, state="planned", failures=failures, next_at=next_at, error=error)
 
 
-async def mark_uncertain(session: AsyncSession, delivery_id: int, error: str) -> None:
-    await _set(session, delivery_id, state="uncertain", error=error)
+async def mark_uncertain(session: AsyncSession, delivery: Delivery, error: str) -> None:
+    await _end(session, delivery, state="uncertain", error=error)
 
 
-async def mark_dead(session: AsyncSession, delivery_id: int, error: str) -> None:
-    await _set(session, delivery_id, state="dead", error=error)
+async def mark_dead(session: AsyncSession, delivery: Delivery, error: str) -> None:
+    await _end(session, delivery, state="dead", error=error)
 
 
 async def unfinished(session: AsyncSession) -> list[Delivery]:
@@ -124,7 +136,7 @@ async def replay(session: AsyncSession, identifier: str, now: datetime) -> None:
     again = (
         update(Outbox)
         .where(Outbox.public_id == identifier, Outbox.state.in_(("uncertain", "dead")))
-        .values(state="planned", attempts=0, next_at=now)
+        .values(state="planned", failures=0, next_at=now)
         .returning(Outbox.id)
     )
     if (await session.execute(again)).first() is None:

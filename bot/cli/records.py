@@ -70,8 +70,11 @@ def client_new(
     import msgspec
 
     from bot.clock import now
+    from bot.web.guard import target
     from storage import clients
 
+    if callback_url:
+        target(callback_url, settings().webhooks.allow_hosts)
     made = in_database(lambda session: clients.create_client(session, name, callback_url or None, now()))
     typer.echo(msgspec.json.encode(made).decode())
 

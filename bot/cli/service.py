@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def serve() -> None:
     """Run the service, until Ctrl-C."""
-    from bot import app, logs
+    from bot import app, lifecycle, logs
 
     async def until_signal() -> None:
-        await app.serve(settings(), _show_ready, app.stop_signal())
+        await app.serve(settings(), _show_ready, lifecycle.stop_signal())
 
     logs.configure()
     run(until_signal())

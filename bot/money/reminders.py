@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.clock import now
 from bot.money.policy import Evidence, IdleSpell, Rates, idle_spell
+from bot.patience import persistently
 from inference.engine import Engine
 from storage import ledger, outbox
 from storage.database import Database
@@ -86,8 +87,7 @@ class IdleWatch:
 
     async def run(self) -> None:
         """Ticks until it is cancelled."""
-        async with self._db.write() as session:
-            run = await ledger.resume_run(session, now(), self._after)
+        run = await persistently(self._resume, "the idle watch")
         scheduler = AsyncIOScheduler(timezone="UTC")
         every = min(TICK, self._after.total_seconds() / 4)
         scheduler.add_job(
@@ -99,6 +99,10 @@ class IdleWatch:
             await asyncio.Event().wait()
         finally:
             scheduler.shutdown(wait=False)
+
+    async def _resume(self) -> ledger.Run:
+        async with self._db.write() as session:
+            return await ledger.resume_run(session, now(), self._after)
 
     async def tick(self, run: ledger.Run) -> None:
         """One look, and what follows from it."""

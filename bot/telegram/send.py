@@ -22,8 +22,9 @@ class Payload(msgspec.Struct, frozen=True):
 
 
 def planned(payload: Payload) -> NewDelivery:
-    """The payload as a row of the outbox; each chat is a lane."""
-    return NewDelivery(CHANNEL, str(payload.chat_id), msgspec.json.encode(payload).decode())
+    """The payload as a row of the outbox; each chat is a receiver with one lane."""
+    chat = str(payload.chat_id)
+    return NewDelivery(CHANNEL, chat, chat, msgspec.json.encode(payload).decode())
 
 
 def verdict(error: TelegramError, *, repeatable: bool) -> TryLater | Uncertain | Undeliverable:

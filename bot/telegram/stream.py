@@ -5,13 +5,13 @@ import time
 import msgspec
 import structlog
 import telegram
-from telegram.constants import ChatAction
 from telegram.error import BadRequest, RetryAfter, TelegramError
 
+from bot.delivery import Uncertain
 from bot.live import LiveTurn, Outcome
 from bot.telegram.gate import FloodGate, edit_gap
 from bot.telegram.parts import LIMIT, preview, split
-from bot.telegram.send import Payload, planned
+from bot.telegram.send import Payload, planned, verdict
 from bot.telegram.texts import Texts, texts_for
 from storage import inbox
 from storage.database import Database
@@ -21,6 +21,7 @@ from storage.outbox import NewDelivery
 log = structlog.get_logger()
 
 PLACEHOLDER = "…"
+UNKNOWN = ""  # the number of a message that may or may not have arrived
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -48,8 +49,8 @@ class LiveAnswers:
         origin = origin_of(live.claim)
         texts = texts_for(origin.language)
         if live.placeholder is None:
-            await self._place(origin.chat_id, live)
-        if live.placeholder is None:
+            await self._place(origin.chat_id, live, live.claim)
+        if not live.placeholder:
             return
         began = time.monotonic()
         shown, next_edit = PLACEHOLDER, began + edit_gap(0)
@@ -62,8 +63,8 @@ class LiveAnswers:
             shown, now = text, time.monotonic()
             next_edit = now + max(edit_gap(now - began), self._gate.wait(origin.chat_id))
 
-    async def _place(self, chat_id: int, live: LiveTurn) -> None:
-        """Sends the message that will grow, once.
+    async def _place(self, chat_id: int, live: LiveTurn, claim: Claim) -> None:
+        """Sends the message that will grow, once in the life of its question: that it is being sent is noted first.
 
         Where it arrives and Telegram's answer is lost, or the service dies before the number is stored, it stays
         behind as a "…": nobody can ask Telegram for its number, and an edit or deletion of a guessed one could hit
@@ -71,18 +72,24 @@ class LiveAnswers:
         """
         if self._gate.wait(chat_id):
             return
+        await self._note(claim, UNKNOWN)
+        live.placeholder = UNKNOWN
         try:
-            await self._bot.send_chat_action(chat_id, ChatAction.TYPING)
             message = await self._bot.send_message(chat_id, PLACEHOLDER)
+            live.placeholder = str(message.message_id)
         except RetryAfter as error:
             self._gate.close(chat_id, error)
-            return
+            live.placeholder = None
         except TelegramError as error:  # the answer then comes as a message of its own
             log.info("the answer is not shown while it is written", reason=error.message)
-            return
-        live.placeholder = str(message.message_id)
+            if not isinstance(verdict(error, repeatable=False), Uncertain):
+                live.placeholder = None
+        if live.placeholder != UNKNOWN:
+            await self._note(claim, live.placeholder)
+
+    async def _note(self, claim: Claim, reference: str | None) -> None:
         async with self._db.write() as session:
-            await inbox.set_placeholder(session, live.message_id, live.placeholder)
+            await inbox.set_placeholder(session, claim, reference)
 
     async def _edit(self, chat_id: int, message_id: int, text: str) -> None:
         try:

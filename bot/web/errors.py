@@ -22,6 +22,15 @@ class ApiError(DswbotError):
         self.headers = dict(headers or {})
 
 
+class Stopping(ApiError):
+    """The service is stopping; try again shortly."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503, self.__doc__ or "", code="stopping", headers={"Retry-After": "5", "Connection": "close"}
+        )  # fmt: skip
+
+
 class ErrorDetail(msgspec.Struct, frozen=True):
     message: str
     type: str

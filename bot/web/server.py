@@ -1,5 +1,6 @@
 """The HTTP server: routes, one place where errors become answers, and how the service is."""
 
+import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from bot.config import Server
 from bot.errors import PortTaken
 from bot.web.auth import Keys
 from bot.web.body import json_response
-from bot.web.errors import ApiError, response_to, translate
+from bot.web.errors import ApiError, Stopping, response_to, translate
 from inference.metrics import Glance
 
 log = structlog.get_logger()
@@ -42,17 +43,55 @@ class Probe(Protocol):
     async def __call__(self) -> Part: ...
 
 
-@web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error is one JSON sentence; what nobody expected is logged and shows nothing of itself."""
-    try:
-        return await handler(request)
-    except Exception as error:  # boundary: the edge of the process
-        told = translate(error)
-        if told is None:
-            log.exception("a call failed unexpectedly", method=request.method, path=request.path)
-            told = ApiError(503, "The service has a fault; its log says more.", code="internal_error")
-        return response_to(told)
+class HttpServer:
+    """What listens, and which calls are being served."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._calls = 0
+        self._closing = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def listen(self, runner: web.AppRunner, server: Server) -> None:
+        """Raises PortTaken."""
+        self._site = web.TCPSite(runner, server.host, server.port)
+        try:
+            await self._site.start()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortTaken from None
+            raise
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+
+    def close(self) -> None:
+        """Takes no further calls; those that are being served go on."""
+        self._closing.set()
+
+    async def drained(self) -> None:
+        """Returns when it was closed and no call is being served any more."""
+        await self._closing.wait()
+        await self._site.stop()
+        await self._idle.wait()
+
+    @web.middleware
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every error is one JSON sentence; what nobody expected is logged and shows nothing of itself."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            return response_to(Stopping()) if self._closing.is_set() else await handler(request)
+        except Exception as error:  # boundary: the edge of the process
+            told = translate(error)
+            if told is None:
+                log.exception("a call failed unexpectedly", method=request.method, path=request.path)
+                told = ApiError(503, "The service has a fault; its log says more.", code="internal_error")
+            return response_to(told)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
 
 
 class Health:
@@ -83,22 +122,16 @@ class Health:
 
 
 @asynccontextmanager
-async def serving(routes: Iterable[web.RouteDef], server: Server) -> AsyncIterator[str]:
-    """An HTTP server on server.host and server.port, giving its URL."""
-    app = web.Application(middlewares=[answer_errors], client_max_size=server.max_body)
+async def serving(routes: Iterable[web.RouteDef], server: Server) -> AsyncIterator[HttpServer]:
+    """An HTTP server on server.host and server.port."""
+    http = HttpServer()
+    app = web.Application(middlewares=[http.answer], client_max_size=server.max_body)
     app.add_routes(list(routes))
     # handler_cancellation: an answer whose asker has gone is not computed to its end
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, server.host, server.port)
-        try:
-            await site.start()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise PortTaken from None
-            raise
-        host, port = runner.addresses[0][:2]
-        yield f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+        await http.listen(runner, server)
+        yield http
     finally:
         await runner.cleanup()

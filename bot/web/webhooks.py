@@ -21,8 +21,9 @@ from bot.web.auth import Keys
 from bot.web.body import EventStream, json_response, parse, read_body
 from bot.web.errors import ApiError
 from storage import clients, inbox
+from storage.clients import ClientInfo
 from storage.database import Database
-from storage.inbox import Incoming, Status
+from storage.inbox import Accepted, Incoming, Status
 
 WAIT_LIMIT = 600.0  # seconds that a call may wait for its reply; then it is told where to look
 LOOK_EVERY = 2.0  # seconds between looks at the table, in case another process answers
@@ -64,6 +65,19 @@ class TextDelta(msgspec.Struct, frozen=True):
     text: str
 
 
+class Receipt(msgspec.Struct, frozen=True):
+    """A message is accepted; its reply comes by callback."""
+
+    id: str
+    status: str
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the inbox keeps of how the client wants its reply, where nobody waits for it."""
+
+    reply: Literal["callback"]
+
+
 class Webhooks:
     """The handlers of `/webhooks`."""
 
@@ -82,22 +96,23 @@ class Webhooks:
         client = await self._client(request)
         body = await read_body(request)
         post = parse(body, Post)
-        if post.reply == "callback":
+        if post.reply == "callback" and not client.callback_url:
             raise ApiError(
                 400,
-                "reply: callback is not supported yet; use wait or stream.",
-                code="unsupported_value",
-                param="reply",
-            )
-        incoming = _incoming(client, post, body, request.headers.get("Idempotency-Key", ""))
+                "reply: callback needs a client that was made with `dswbot client new NAME --callback-url URL`.",
+                code="no_callback_url", param="reply",
+            )  # fmt: skip
+        incoming = _incoming(client.name, post, body, request.headers.get("Idempotency-Key", ""))
         accepted = await self._turns.accept(incoming)
-        if accepted.message.body_hash != incoming.body_hash:
+        if accepted.body_hash != incoming.body_hash:
             raise ApiError(
                 422, "This Idempotency-Key came with another body before: use a new key for a new message.",
                 code="idempotency_key_reused",
             )  # fmt: skip
+        if post.reply == "callback":
+            return await self._receipt(accepted)
         with ExitStack() as stack:
-            live = stack.enter_context(self._turns.follow(accepted.message.id))
+            live = stack.enter_context(self._turns.follow(accepted.id))
             answer = self._stream(request, live) if post.reply == "stream" else self._wait(live)
             return await answer
 
@@ -106,12 +121,12 @@ class Webhooks:
         async with self._db.read() as session:
             message = await inbox.by_public_id(session, request.match_info["id"])
             status = await inbox.status(session, message.id) if message else None
-        if not status or not status.conversation_key.startswith(_prefix(client)):
+        if not status or not status.conversation_key.startswith(_prefix(client.name)):
             raise ApiError(404, "This client has sent no such message.", code="unknown_message")
         return json_response(_report(status, state=True))
 
-    async def _client(self, request: web.Request) -> str:
-        """The name of the client whose address is called, by a key that may speak for it."""
+    async def _client(self, request: web.Request) -> ClientInfo:
+        """The client whose address is called, by a key that may speak for it."""
         key = await self._keys.require(request, "webhook")
         name = request.match_info["client"]
         async with self._db.read() as session:
@@ -123,7 +138,14 @@ class Webhooks:
             )  # fmt: skip
         if client.disabled:
             raise ApiError(403, f"The client is disabled: `dswbot client enable {name}`.", code="client_disabled")
-        return name
+        return client
+
+    async def _receipt(self, accepted: Accepted) -> web.StreamResponse:
+        state = "queued"
+        if not accepted.created:
+            async with self._db.read() as session:
+                state = (await inbox.status(session, accepted.id)).state
+        return json_response(Receipt(accepted.public_id, state), 202)
 
     async def _status(self, live: LiveTurn) -> Status:
         async with self._db.read() as session:
@@ -164,6 +186,16 @@ class Webhooks:
         return await events.close()
 
 
+def room(conversation_key: str) -> str:
+    """A conversation by the client's own name for it."""
+    return conversation_key.split(":", 2)[-1]
+
+
+def wants_callback(meta: str) -> bool:
+    """Whether a message's meta says that its reply goes to the client's URL."""
+    return bool(meta) and msgspec.json.decode(meta, type=Asked).reply == "callback"
+
+
 def _prefix(client: str) -> str:
     return f"webhook:{client}:"
 
@@ -178,6 +210,7 @@ def _incoming(client: str, post: Post, body: bytes, idempotency_key: str) -> Inc
         conversation_key=_prefix(client) + conversation,
         text=post.text,
         body_hash=hashlib.sha256(body).hexdigest(),
+        meta=msgspec.json.encode(Asked(post.reply)).decode() if post.reply == "callback" else "",
     )
 
 
@@ -191,6 +224,6 @@ def _report(status: Status, *, state: bool = False) -> MessageReport:
         usage = UsageReport(status.reply.prompt_tokens, status.reply.cached_tokens, status.reply.completion_tokens)
         reply = ReplyReport(status.reply.text, status.reply.finish_reason, usage)
     return MessageReport(
-        status.public_id, status.conversation_key.split(":", 2)[-1],
+        status.public_id, room(status.conversation_key),
         status.state if state else UNSET, reply, status.error or UNSET,
     )  # fmt: skip

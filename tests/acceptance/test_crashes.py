@@ -86,7 +86,7 @@ async def test_killing_the_service_between_intake_and_reply_still_gives_one_repl
     try:
         answer = await post()
         assert answer["reply"]["text"]
-        assert rows(data, "SELECT state, attempts FROM inbox") == [("done", 2)]
+        assert rows(data, "SELECT state, attempts, fence FROM inbox") == [("done", 0, 2)]
         assert [role for (role,) in rows(data, "SELECT role FROM messages ORDER BY id")] == [
             "user",
             "assistant",

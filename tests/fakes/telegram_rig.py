@@ -20,7 +20,7 @@ from bot.telegram.adapter import TelegramAdapter
 from bot.telegram.send import Payload, planned
 from inference.engine import Engine
 from inference.protocol import EngineConfig
-from storage import inbox, migrations, outbox
+from storage import migrations, outbox
 from storage.database import Database
 from tests.fakes.telegram import FakeTelegram
 
@@ -70,11 +70,9 @@ async def bot_at_work(
     )
     async with Database(f"sqlite+aiosqlite:///{folder}/bot.db") as db:
         await migrations.upgrade(db)
-        async with db.write() as session:
-            await inbox.release_all(session)
         model = engine or Engine(EngineConfig("none", "", "", context=1024, slots=1))  # the latter is never started
         turns = Turns(db, model, Persona(max_tokens=max_tokens), owner="test", concurrency=2)
-        deliveries = Deliveries(db)
+        deliveries = Deliveries(db, owner="test")
         async with TelegramAdapter(section, db, turns, deliveries, demo=True) as adapter:
             loops = [adapter.run(), deliveries.run(), *([turns.run()] if engine else [])]
             tasks = [asyncio.create_task(loop) for loop in loops]

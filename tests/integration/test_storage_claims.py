@@ -82,26 +82,27 @@ def inbox_machine(loop: asyncio.Runner, db: Database) -> type[RuleBasedStateMach
         @rule(conversation=CONVERSATIONS)
         def accept(self, conversation: str) -> None:
             message = Incoming("test", str(len(self.rows)), conversation, "hello")
-            accepted = self.in_transaction(inbox.accept, message, self.now)
+            (accepted,) = self.in_transaction(inbox.accept, [message], self.now)
             assert accepted.created
-            self.rows.append(Row(accepted.message.id, conversation))
+            self.rows.append(Row(accepted.id, conversation))
 
         @precondition(lambda self: self.rows)
         @rule(data=st.data(), conversation=CONVERSATIONS)
         def accept_again(self, data: st.DataObject, conversation: str) -> None:
             number = data.draw(st.integers(0, len(self.rows) - 1))
-            accepted = self.in_transaction(inbox.accept, Incoming("test", str(number), conversation, "x"), self.now)
+            again = Incoming("test", str(number), conversation, "x")
+            (accepted,) = self.in_transaction(inbox.accept, [again], self.now)
             assert not accepted.created
-            assert accepted.message.id == self.rows[number].id
+            assert accepted.id == self.rows[number].id
 
         @rule()
         def claim(self) -> None:
             row = self.expected()
-            got = self.in_transaction(inbox.claim, "me", self.now, LEASE)
-            assert (got.id if got else None) == (row.id if row else None)
-            if got:
+            claims = self.in_transaction(inbox.claim, "me", self.now, LEASE)
+            assert [got.id for got in claims] == ([row.id] if row else [])
+            for got in claims:
                 row.state, row.lease_until = "claimed", self.now + LEASE
-                row.fence, row.attempts = row.fence + 1, row.attempts + 1
+                row.fence += 1
                 assert (got.fence, got.attempts) == (row.fence, row.attempts)
                 self.claims.append(got)
 
@@ -138,6 +139,7 @@ def inbox_machine(loop: asyncio.Runner, db: Database) -> type[RuleBasedStateMach
             claim, at = data.draw(st.sampled_from(self.claims)), self.now + timedelta(seconds=seconds)
             if self.end(claim, "queued", inbox.retry, at, "again"):
                 self.row(claim.id).not_before = at
+                self.row(claim.id).attempts = claim.attempts + 1
 
         @precondition(lambda self: self.claims)
         @rule(data=st.data())
@@ -145,20 +147,20 @@ def inbox_machine(loop: asyncio.Runner, db: Database) -> type[RuleBasedStateMach
             claim = data.draw(st.sampled_from(self.claims))
             self.in_transaction(inbox.release, claim)
             if self.holds(claim):
-                row = self.row(claim.id)
-                row.state, row.attempts = "queued", row.attempts - 1
+                self.row(claim.id).state = "queued"
 
         @precondition(lambda self: self.claims)
         @rule(data=st.data())
         def renew(self, data: st.DataObject) -> None:
             claim = data.draw(st.sampled_from(self.claims))
-            assert self.in_transaction(inbox.renew, claim, self.now, LEASE) == self.holds(claim)
+            kept = self.in_transaction(inbox.renew, [claim], self.now, LEASE)
+            assert kept == ({claim.id} if self.holds(claim) else set())
             if self.holds(claim):
                 self.row(claim.id).lease_until = self.now + LEASE
 
         @rule()
         def restart(self) -> None:
-            self.in_transaction(inbox.release_all)
+            self.in_transaction(inbox.release_owned, "me")
             for row in self.rows:
                 row.state = "queued" if row.state == "claimed" else row.state
 

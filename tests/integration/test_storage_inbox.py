@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
-from storage import inbox, outbox
+from storage import inbox, models, outbox
 from storage.conversations import close_conversation, history
 from storage.database import Database
 from storage.errors import ClaimLost
-from storage.inbox import Claim, Incoming, Reply
+from storage.inbox import Claim, Draft, Incoming, Reply
 from storage.models import Conversation, Inbox, Message, Outbox, Usage
 from storage.outbox import NewDelivery
 
@@ -30,16 +30,14 @@ def reply(content: str = "an answer") -> Reply:
 
 
 async def accept(db: Database, *messages: Incoming) -> list[int]:
-    ids = []
-    for message in messages:
-        async with db.write() as session:
-            ids.append((await inbox.accept(session, message, NOW)).message.id)
-    return ids
+    async with db.write() as session:
+        return [row.id for row in await inbox.accept(session, messages, NOW)]
 
 
 async def claim(db: Database, now: datetime = NOW, owner: str = "a") -> Claim | None:
     async with db.write() as session:
-        return await inbox.claim(session, owner, now, LEASE)
+        claims = await inbox.claim(session, owner, now, LEASE)
+    return claims[0] if claims else None
 
 
 async def finish(db: Database, held: Claim, *deliveries: NewDelivery, content: str = "an answer") -> None:
@@ -60,12 +58,13 @@ async def count(db: Database, table: type) -> int:
 async def test_the_same_message_many_times_at_once_is_one_row(db: Database) -> None:
     async def once() -> inbox.Accepted:
         async with db.write() as session:
-            return await inbox.accept(session, incoming(1, body_hash="abc"), NOW)
+            (row,) = await inbox.accept(session, [incoming(1, body_hash="abc")], NOW)
+            return row
 
     answers = await asyncio.gather(*(once() for _ in range(12)))
     assert sum(answer.created for answer in answers) == 1
-    assert len({answer.message.public_id for answer in answers}) == 1
-    assert answers[0].message.body_hash == "abc"
+    assert len({answer.public_id for answer in answers}) == 1
+    assert answers[0].body_hash == "abc"
     assert await count(db, Inbox) == await count(db, Conversation) == 1
 
 
@@ -109,9 +108,9 @@ async def test_finish_stores_everything_in_one_transaction(db: Database) -> None
         "telegram:1",
         "question 1",
         '{"chat_id":1}',
-        1,
+        0,
     )
-    await finish(db, held, NewDelivery("telegram", "1", "{}"))
+    await finish(db, held, NewDelivery("telegram", "1", "1", "{}"))
     done = await state(db, message_id)
     assert (done.state, done.error, done.reply.text, done.reply.completion_tokens) == ("done", None, "an answer", 7)
     async with db.read() as session:
@@ -159,17 +158,17 @@ async def test_an_expired_claim_goes_to_another_and_the_first_can_store_nothing(
     stale = await claim(db)
     assert await claim(db) is None
     fresh = await claim(db, LATER, owner="b")
-    assert (fresh.id, fresh.fence, fresh.attempts) == (message_id, stale.fence + 1, 2)
+    assert (fresh.id, fresh.fence, fresh.attempts) == (message_id, stale.fence + 1, 0)
     for late in (
-        lambda session: inbox.finish(session, stale, reply(), [NewDelivery("telegram", "1", "{}")], LATER),
-        lambda session: inbox.fail(session, stale, "no", [NewDelivery("telegram", "1", "{}")], LATER),
+        lambda session: inbox.finish(session, stale, reply(), [NewDelivery("telegram", "1", "1", "{}")], LATER),
+        lambda session: inbox.fail(session, stale, "no", [NewDelivery("telegram", "1", "1", "{}")], LATER),
         lambda session: inbox.retry(session, stale, LATER, "no"),
     ):
         with pytest.raises(ClaimLost):
             async with db.write() as session:
                 await late(session)
     async with db.write() as session:
-        assert not await inbox.renew(session, stale, LATER, LEASE)
+        assert await inbox.renew(session, [stale], LATER, LEASE) == set()
         await inbox.release(session, stale)
     assert (await state(db, message_id)).state == "claimed"
     assert [await count(db, table) for table in (Message, Outbox, Usage)] == [0, 0, 0]
@@ -180,7 +179,7 @@ async def test_a_renewed_claim_is_kept(db: Database) -> None:
     await accept(db, incoming(1))
     held = await claim(db)
     async with db.write() as session:
-        assert await inbox.renew(session, held, NOW + timedelta(seconds=10), LEASE)
+        assert await inbox.renew(session, [held], NOW + timedelta(seconds=10), LEASE) == {held.id}
     assert await claim(db, LATER) is None
 
 
@@ -197,7 +196,7 @@ async def test_a_failure_is_told_and_the_next_message_goes_on(db: Database) -> N
     first, second = await accept(db, incoming(1), incoming(2))
     held = await claim(db)
     async with db.write() as session:
-        await inbox.fail(session, held, "too long", [NewDelivery("telegram", "1", "{}")], NOW)
+        await inbox.fail(session, held, "too long", [NewDelivery("telegram", "1", "1", "{}")], NOW)
     failed = await state(db, first)
     assert (failed.state, failed.error, failed.reply) == ("failed", "too long", None)
     assert await count(db, Outbox) == 1
@@ -216,26 +215,27 @@ async def test_a_retry_waits_and_holds_its_conversation(db: Database) -> None:
     assert (await claim(db)).id == other
     assert await claim(db) is None
     again = await claim(db, NOW + timedelta(seconds=2))
-    assert (again.id, again.attempts) == (first, 2)
+    assert (again.id, again.attempts) == (first, 1)
 
 
 async def test_a_released_message_is_as_if_it_had_not_been_tried(db: Database) -> None:
-    (first,) = await accept(db, incoming(1))
+    await accept(db, incoming(1))
     held = await claim(db)
     async with db.write() as session:
-        await inbox.set_placeholder(session, first, "55")
+        await inbox.set_placeholder(session, held, "55")
         await inbox.release(session, held)
     again = await claim(db)
-    assert (again.attempts, again.placeholder) == (1, "55")
+    assert (again.attempts, again.placeholder) == (0, "55")
     assert again.fence > held.fence
 
 
-async def test_a_restart_takes_everything_over_at_once(db: Database) -> None:
-    ids = await accept(db, incoming(1), incoming(2, "telegram:2"))
-    stale = [await claim(db), await claim(db)]
+async def test_a_restart_takes_over_at_once_what_was_its_own(db: Database) -> None:
+    ids = await accept(db, incoming(1), incoming(2, "telegram:2"), incoming(3, "telegram:3"))
+    stale = [await claim(db), await claim(db), await claim(db, owner="other")]
     async with db.write() as session:
-        await inbox.release_all(session)
-    assert [(await claim(db, owner="b")).id for _ in ids] == ids
+        await inbox.release_owned(session, "a")
+    assert [(await claim(db)).id for _ in ids[:2]] == ids[:2]
+    assert await claim(db) is None
     with pytest.raises(ClaimLost):
         await finish(db, stale[0])
 
@@ -243,7 +243,7 @@ async def test_a_restart_takes_everything_over_at_once(db: Database) -> None:
 async def test_what_an_adapter_answers_itself_is_recorded_once(db: Database) -> None:
     for expected in (True, False):
         async with db.write() as session:
-            said = await inbox.record(session, incoming(1), [NewDelivery("telegram", "1", "help")], NOW)
+            said = await inbox.record(session, incoming(1), [NewDelivery("telegram", "1", "1", "help")], NOW)
         assert said is expected
     assert await count(db, Outbox) == 1
     assert await claim(db) is None
@@ -274,7 +274,7 @@ async def test_messages_committed_out_of_order_do_not_stop_everybody(postgres_db
     await accept(db, incoming(0))
     await finish(db, await claim(db))
     async with db.write() as slow:
-        await inbox.accept(slow, incoming(1), NOW)
+        await inbox.accept(slow, [incoming(1)], NOW)
         newer = asyncio.create_task(accept(db, incoming(2)), name="newer message")
         await asyncio.wait({newer}, timeout=1)  # it may as well wait for its turn
         if newer.done():
@@ -295,3 +295,76 @@ async def test_a_nul_in_a_text_breaks_nothing_on_sqlite(sqlite_db: Database) -> 
 async def test_a_nul_in_a_text_breaks_nothing_on_postgres(postgres_db: Database) -> None:
     await accept(postgres_db, incoming(1, text="nul \0 byte"))
     assert (await claim(postgres_db)).text == "nul \ufffd byte"
+
+
+async def checkpoint(db: Database, held: Claim, *tokens: int, text: str) -> None:
+    async with db.write() as session:
+        await inbox.checkpoint(session, held, Draft("embedded", tokens, text, "thought"))
+
+
+async def test_a_draft_is_handed_to_whoever_takes_the_message_up_and_goes_with_the_end(db: Database) -> None:
+    await accept(db, incoming(1))
+    held = await claim(db)
+    assert held.draft is None
+    await checkpoint(db, held, 1, 2, text="Once")
+    await checkpoint(db, held, 1, 2, 150_000, text="Once upon")
+    fresh = await claim(db, LATER)
+    assert fresh.draft == Draft("embedded", (1, 2, 150_000), "Once upon", "thought")
+    await checkpoint(db, held, 9, text="what the one before had")
+    async with db.write() as session:
+        await inbox.release(session, fresh)
+    fresh = await claim(db, LATER)
+    assert fresh.draft.text == "Once upon"
+    await finish(db, fresh)
+    await checkpoint(db, fresh, 1, text="late")
+    assert await count(db, models.Draft) == 0
+
+
+async def test_a_failed_try_begins_anew(db: Database) -> None:
+    await accept(db, incoming(1))
+    held = await claim(db)
+    await checkpoint(db, held, 1, text="Once")
+    async with db.write() as session:
+        await inbox.retry(session, held, NOW, "the worker died")
+    assert (await claim(db)).draft is None
+
+
+async def test_what_is_held_is_not_taken_from_oneself(db: Database) -> None:
+    """The database was away, and the lease ran out; the answer is still being written."""
+    ids = await accept(db, incoming(1), incoming(2, "telegram:2"))
+    await claim(db)
+    async with db.write() as session:
+        claims = await inbox.claim(session, "a", LATER, LEASE, limit=5, held=ids[:1])
+    assert [one.id for one in claims] == ids[1:]
+
+
+async def test_several_are_claimed_at_once_but_one_of_a_conversation(db: Database) -> None:
+    ids = await accept(db, incoming(1), incoming(2), incoming(3, "telegram:2"), incoming(4, "telegram:3"))
+    async with db.write() as session:
+        claims = await inbox.claim(session, "a", NOW, LEASE, limit=2)
+    assert [one.id for one in claims] == [ids[0], ids[2]]
+
+
+async def test_a_placeholder_can_only_be_noted_by_who_holds_the_message(db: Database) -> None:
+    await accept(db, incoming(1))
+    stale = await claim(db)
+    await claim(db, LATER)
+    with pytest.raises(ClaimLost):
+        async with db.write() as session:
+            await inbox.set_placeholder(session, stale, "55")
+
+
+async def test_the_same_message_twice_in_a_group_is_one_row(db: Database) -> None:
+    async with db.write() as session:
+        rows = await inbox.accept(session, [incoming(1), incoming(2), incoming(1, text="again")], NOW)
+    assert [row.created for row in rows] == [True, True, False]
+    assert rows[0].id == rows[2].id
+    assert (await claim(db)).text == "question 1"
+
+
+async def test_a_group_opens_its_conversations_once_and_keeps_its_order(db: Database) -> None:
+    ids = await accept(db, *(incoming(n, f"telegram:{n % 3}") for n in range(30)))
+    assert ids == sorted(ids)
+    assert await count(db, Conversation) == 3
+    async with db.read() as session:
+        assert list(await session.scalars(select(Inbox.external_id).order_by(Inbox.id))) == [str(n) for n in range(30)]

@@ -21,7 +21,7 @@ TABLES = {table.name for table in Table.metadata.sorted_tables}
 ROOT = Path(migrations.__file__).parent.parent
 NEXT = """
 revision = "9999"
-down_revision = "0001"
+down_revision = "0002"
 
 import os, signal
 from alembic import op

@@ -12,6 +12,7 @@ import pytest
 from bot.clock import now
 from bot.live import LiveTurn, Outcome
 from bot.telegram.send import Payload
+from bot.telegram.stream import UNKNOWN
 from inference.protocol import Chunk, Usage
 from storage import inbox, outbox
 from storage.inbox import Claim, Incoming
@@ -42,14 +43,13 @@ async def claimed(bot: Rig) -> Claim:
     meta = '{"chat_id":7,"language":"en"}'
     await bot.turns.accept(Incoming("telegram", f"123:{next(NUMBERS)}", "telegram:7", "Hi", meta=meta))
     async with bot.db.write() as session:
-        claim = await inbox.claim(session, "test", now(), timedelta(minutes=1))
-    assert claim
+        (claim,) = await inbox.claim(session, "test", now(), timedelta(minutes=1))
     return claim
 
 
 def begun(claim: Claim) -> LiveTurn:
     live = LiveTurn(claim.id)
-    live.begin(claim)
+    live.begin(claim, None)
     return live
 
 
@@ -118,30 +118,43 @@ async def test_somebody_who_has_blocked_the_bot_spoils_no_turn(tg: FakeTelegram,
 
 
 @pytest.mark.parametrize(
-    ("fault", "left_behind"),
+    ("fault", "left_behind", "noted"),
     [
-        (Fault.DROP_BEFORE, []),
-        (Fault.DROP_AFTER, ["…"]),  # its number is not known, so it can't be edited or deleted
-        (Fault.SERVER_ERROR, []),
-        (Fault.IMPOSTOR(200, b"{}"), []),
-        (Fault.RETRY_AFTER(1), []),
+        (Fault.DROP_BEFORE, [], UNKNOWN),
+        (Fault.DROP_AFTER, ["…"], UNKNOWN),  # its number is not known, so it can't be edited or deleted
+        (Fault.SERVER_ERROR, [], UNKNOWN),
+        (Fault.IMPOSTOR(200, b"{}"), [], UNKNOWN),
+        (Fault.RETRY_AFTER(1), [], None),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
 async def test_an_answer_whose_live_view_could_not_begin_comes_whole_and_once(
-    tg: FakeTelegram, start: Start, fault: Fault, left_behind: list[str]
+    tg: FakeTelegram, start: Start, fault: Fault, left_behind: list[str], noted: str | None
 ):
     tg.fail_next("sendMessage", fault)
     async with start() as bot:
         claim = await claimed(bot)
         live = begun(claim)
         await bot.turns.channels["telegram"].show(live)
-        assert live.placeholder is None
+        assert live.placeholder == noted
+        assert await bot.column(Inbox.placeholder) == [noted]
         live.add(Chunk(1, text="The answer."))
         await deliver(bot, claim, live)
         await bot.until(Outbox.state, "sent")
     assert said(tg) == [*left_behind, "The answer."]
     assert methods(tg).count("sendMessage") == 2
+
+
+async def test_a_live_message_that_may_be_there_is_not_sent_again_by_the_next_try(tg: FakeTelegram, start: Start):
+    async with start() as bot:
+        claim = replace(await claimed(bot), placeholder=UNKNOWN)
+        live = begun(claim)
+        await bot.turns.channels["telegram"].show(live)
+        assert methods(tg).count("sendMessage") == 0
+        live.add(Chunk(1, text="The answer."))
+        await deliver(bot, claim, live)
+        await bot.until(Outbox.state, "sent")
+    assert said(tg) == ["The answer."]
 
 
 # The outbox.

@@ -1,0 +1,84 @@
+"""What this process has claimed stays its own while it lives, and what it has written so far outlives it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from bot.clock import now
+from bot.live import LiveTurn
+from storage import inbox
+from storage.database import Database
+from storage.errors import ClaimLost, StorageError
+from storage.inbox import Claim
+
+log = structlog.get_logger()
+
+LEASE = timedelta(seconds=15)
+RENEW_EVERY = timedelta(seconds=5)
+TICK = 1.0  # seconds between two looks, and what a crash may cost of an answer
+
+
+@dataclass(slots=True, eq=False)
+class _Holding:
+    claim: Claim
+    live: LiveTurn
+    scope: asyncio.Timeout
+    renewed: datetime
+
+
+class Leases:
+    """One transaction a second, at most, whatever the number of turns."""
+
+    def __init__(self, db: Database, model: Callable[[], str]) -> None:
+        """`model`: what writes the answers; drafts are good for the same one only."""
+        self._db = db
+        self._model = model
+        self._holdings: dict[int, _Holding] = {}
+
+    @property
+    def held(self) -> list[int]:
+        """The ids of the messages that are being answered."""
+        return list(self._holdings)
+
+    @contextlib.asynccontextmanager
+    async def hold(self, claim: Claim, live: LiveTurn) -> AsyncIterator[None]:
+        """Keeps the claim for the time of the block, which ends with ClaimLost where another process takes it."""
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._holdings[claim.id] = _Holding(claim, live, scope, now())
+                yield
+        except TimeoutError:
+            if scope.expired():
+                raise ClaimLost from None
+            raise
+        finally:
+            self._holdings.pop(claim.id, None)
+
+    async def run(self) -> None:
+        """Ticks until it is cancelled."""
+        while True:
+            await asyncio.sleep(TICK)
+            try:
+                await self.tick()
+            except StorageError as error:
+                log.error("leases and drafts can't be written; trying again", reason=str(error))
+
+    async def tick(self) -> None:
+        """Renews what is due, and notes the drafts that have grown."""
+        at = now()
+        due = [one for one in self._holdings.values() if at - one.renewed >= RENEW_EVERY]
+        grown = [one for one in self._holdings.values() if one.live.grown]
+        if not due and not grown:
+            return
+        async with self._db.write() as session:
+            kept = await inbox.renew(session, [one.claim for one in due], at, LEASE) if due else set()
+            for one in grown:
+                await inbox.checkpoint(session, one.claim, one.live.draft(self._model()))
+        for one in due:
+            one.renewed = at
+            if one.claim.id not in kept:
+                one.scope.reschedule(asyncio.get_running_loop().time())
