@@ -40,6 +40,7 @@ class LiveTurn:
         self.placeholder: str | None = None  # where the live view stands, set by whoever shows it
         self.text = ""
         self.reasoning = ""
+        self.starts = 0  # how often it has begun from nothing
         self.completed = False  # nothing will be added
         self.ended = False  # and it is committed, given up or given back
         self._finish_reason = ""
@@ -55,6 +56,7 @@ class LiveTurn:
         self.text, self.reasoning = (draft.text, draft.reasoning) if draft else ("", "")
         self._tokens = list(draft.tokens) if draft else []
         self._noted = len(self._tokens)
+        self.starts += not draft
         self._finish_reason = ""
         self.completed = self.ended = False
 

@@ -9,6 +9,7 @@ import hashlib
 import secrets
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from bot.live import LiveTurn
 from bot.web.auth import Keys
 from bot.web.body import EventStream, json_response, parse, read_body
 from bot.web.errors import ApiError
+from bot.web.lately import Lately
 from storage import clients, inbox
 from storage.clients import ClientInfo
 from storage.database import Database
@@ -78,6 +80,10 @@ class Asked(msgspec.Struct, frozen=True):
     reply: Literal["callback"]
 
 
+class Restarted(msgspec.Struct, frozen=True):
+    """The try that was shown so far has failed; what follows are the deltas of another, from the beginning."""
+
+
 class Webhooks:
     """The handlers of `/webhooks`."""
 
@@ -85,6 +91,7 @@ class Webhooks:
         self._db = db
         self._turns = turns
         self._keys = keys
+        self._lately: Lately[ClientInfo] = Lately()
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -129,8 +136,7 @@ class Webhooks:
         """The client whose address is called, by a key that may speak for it."""
         key = await self._keys.require(request, "webhook")
         name = request.match_info["client"]
-        async with self._db.read() as session:
-            client = await clients.by_name(session, name)
+        client = await self._lately.get(name, partial(self._named, name))
         if client is None or (key.client_id is not None and key.client_id != client.id):
             raise ApiError(
                 404, f"There is no webhook client {name!r} for this key: `dswbot client new {name}` makes one.",
@@ -139,6 +145,10 @@ class Webhooks:
         if client.disabled:
             raise ApiError(403, f"The client is disabled: `dswbot client enable {name}`.", code="client_disabled")
         return client
+
+    async def _named(self, name: str) -> ClientInfo | None:
+        async with self._db.read() as session:
+            return await clients.by_name(session, name)
 
     async def _receipt(self, accepted: Accepted) -> web.StreamResponse:
         state = "queued"
@@ -172,9 +182,13 @@ class Webhooks:
         events = EventStream(request)
         status = await self._status(live)
         await events.send(_report(status, state=True), "accepted")
-        seen = 0
+        seen, start = 0, live.starts
         while status.state not in FINAL:
             changed = await live.changed(LOOK_EVERY)
+            if live.starts != start and seen:
+                await events.send(Restarted(), "restarted")
+                seen = 0
+            start = live.starts
             if len(live.text) > seen:
                 text, seen = live.text[seen:], len(live.text)
                 await events.send(TextDelta(text), "delta")
