@@ -1,7 +1,7 @@
 """Runs every benchmark that this machine can run."""
 
-from bench import batching, requantise, restart
+from bench import acceptance, batching, requantise, restart, steps
 
-for benchmark in (requantise, batching, restart):
+for benchmark in (requantise, batching, steps, restart, acceptance):
     print(f"\n{(benchmark.__doc__ or '').splitlines()[0]}\n")
     benchmark.main()

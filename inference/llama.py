@@ -23,6 +23,7 @@ import numpy.typing as npt
 from inference.errors import DecodeFailed, LoadFailed
 from inference.protocol import EngineConfig, ModelInfo
 from inference.sampling import NARROW, Floats, Ids, likeliest
+from inference.scheduler import BLOCK
 from inference.sizing import Plan, cells
 from inference.weights import digest
 
@@ -319,18 +320,28 @@ class Model:
     def warm_up(self) -> float:
         """Lets llama.cpp load its kernels and take its buffers; seconds that a copy of a stream takes on a GPU.
 
-        All streams must be unused. The first passes of every shape are several times as slow as later ones.
+        All streams must be unused. The first passes of every shape are several times as slow as later ones, and on
+        a GPU each eighth row is another shape.
         """
         prompt = [0] * min(self.config.batch if self.gpu else 16, self.context)
         self.add(0, prompt, 0)
         self.decode()
-        for position in range(3):
-            self.add_rows([0], [0], [len(prompt) + position])
+        copying = self._time_copy(len(prompt)) if self.gpu and self.slots > 1 else 0.0
+        self._empty()
+        for rows in range(min(self.slots, BLOCK), self.slots + 1, BLOCK) if self.gpu else (1,):
+            for position in range(3):  # the third replays a CUDA graph
+                self.add_rows(range(rows), [0] * rows, [position] * rows)
+                self.decode()
+            self._empty()
+        for count in (32, 64, 128, 256) if self.gpu and self.context > 480 else ():
+            self.add(0, [0] * count, count - 32)
             self.decode()
-        copying = self._time_copy(len(prompt) + 3) if self.gpu and self.slots > 1 else 0.0
-        for stream in (0, 1)[: self.slots]:
-            self.truncate(stream, 0)
+        self._empty()
         return copying
+
+    def _empty(self) -> None:
+        for stream in range(self.slots):
+            self.truncate(stream, 0)
 
     def _time_copy(self, position: int) -> float:
         def seconds(position: int, *, copying: bool) -> float:

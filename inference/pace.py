@@ -7,8 +7,10 @@ from inference.scheduler import GRAIN
 
 LEAST_DECODE = 0.012  # seconds that a decoding step is taken for at least: a shorter one may be held up by as much
 CALM = 2.0  # decoding steps' worth of prefill beside one
-BUSY = 0.036  # seconds of it, or as much as when calm, where some wait for their first token
-RUSH = 0.12  # and where more wait for it than are being answered
+BUSY = 0.032  # seconds of it, or as much as when calm, where some wait for their first token
+RUSH = 0.15  # at most, where many wait
+MANY = 4
+SHARE = 8  # of what they all have to wait for, one step may take this part
 LEARNING = 0.2  # weight of the newest measurement
 
 
@@ -36,10 +38,15 @@ class Pace:
     host: Average = field(default_factory=lambda: Average(2e9))  # bytes a second
     disk: float = 5e8
 
-    def budget(self, *, waiting: int, decoding: int) -> int:
-        """Prompt tokens in a step beside decoding: `waiting` prompts gain what `decoding` sequences lose."""
+    def budget(self, *, waiting: int, decoding: int, backlog: int) -> int:
+        """Prompt tokens in a step beside decoding: `waiting` prompts gain what `decoding` sequences lose.
+
+        `backlog`: tokens that the prompts have to be computed of. A step for few costs nearly as much as one for all,
+        so a crowd that comes at once is let in in a few long steps.
+        """
         calm = CALM * max(LEAST_DECODE, float(self.decode))
-        most = RUSH if waiting > decoding else BUSY if 4 * waiting >= decoding else 0.0
+        rush = min(RUSH, backlog / float(self.prefill) / SHARE) if waiting >= MANY else 0.0
+        most = max(BUSY, rush) if 4 * waiting >= decoding else 0.0
         seconds = max(calm, most)
         return max(GRAIN, int(seconds * float(self.prefill)))
 

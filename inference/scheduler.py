@@ -21,7 +21,8 @@ PATIENCE = 2.0  # seconds that a client waits before another's surplus answer ma
 class Shape:
     """What a batch costs on this machine."""
 
-    batch: int = 512  # tokens a pass may have
+    batch: int = 512  # tokens a pass has
+    most: int = 640  # and may have, where that is all of a prompt
     fill: bool = False  # whether a row of nothing is cheaper than a second pass
     overhead: int = 8  # tokens of prefill that the start of a pass costs as much as
     drafters: int = 1  # sequences up to which guessing ahead pays
@@ -141,7 +142,7 @@ class Scheduler:
     def _group(self, first: Sequence, left: dict[int, Sequence], budget: int) -> tuple[Piece, ...]:
         """A piece of `first`, and equally large ones of the neighbours who have about as much to compute."""
         budget = min(budget, self.shape.batch)
-        count = slice_of(first.prefill, budget, self.shape.batch)
+        count = slice_of(first.prefill, budget, self.shape.most)
         assert first.stream
         members = [first]
         for direction in (1, -1):
@@ -178,8 +179,8 @@ def whole_range(first: int, last: int, slots: int) -> list[int]:
     return list(range(first, last + 1))
 
 
-def slice_of(prefill: int, budget: int, batch: int) -> int:
+def slice_of(prefill: int, budget: int, most: int) -> int:
     """How much of a prompt a pass takes: all of it where little would remain."""
-    if prefill <= min(batch, budget * 5 // 4):
+    if prefill <= min(most, budget * 5 // 4):
         return prefill
     return max(GRAIN, budget - budget % GRAIN)

@@ -19,7 +19,7 @@ from inference.sequence import Sequence, Stream, as_tokens
 JUNK = 48  # cells that fillers may take in a stream before they are cleared
 GPU_SHAPE = Shape(fill=True, overhead=64, drafters=4)
 CPU_SHAPE = Shape(fill=False, overhead=8, drafters=1)
-ADMITTED = 3  # sequences a step while others are answered: bringing a conversation's cache takes time
+ADMITTING = 0.02  # seconds a step, begun ones aside, while others are answered: to bring a cache takes time
 FLUSH = 2.0  # seconds that a stop may take to put conversations on disk
 
 
@@ -100,13 +100,17 @@ class StepLoop:
         self._drain()
         now = time.monotonic()
         self._scheduler.preempt(now)
-        for _ in range(ADMITTED if self._scheduler.answering else self._scheduler.free):
-            if not (sequence := self._scheduler.next()):
-                break
+        others = self._scheduler.answering
+        while sequence := self._scheduler.next():
             if interrupted := self._cache.admit(sequence, now):
                 self._live.pop(interrupted.id, None)
-        waiting = sum(s.prefill > 0 and not s.background for s in self._scheduler.running)
-        budget = self._pace.budget(waiting=waiting, decoding=self._scheduler.answering - waiting)
+            if others and time.monotonic() - now > ADMITTING:
+                break
+        scheduler = self._scheduler
+        begun = [s.prefill for s in scheduler.running if s.prefill > 0 and not s.background]
+        waiting = begun + [len(s.tokens) for s in scheduler.waiting[: scheduler.free]]
+        decoding = scheduler.answering - len(begun)
+        budget = self._pace.budget(waiting=len(waiting), decoding=decoding, backlog=sum(waiting))
         plan = self._scheduler.plan(budget=budget, now=now)
         if plan.passes or plan.rows:
             self._step(plan, now)

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -46,6 +47,41 @@ STOPPING = 2.3  # seconds until the worker ends although the model's thread stil
 
 Send = Callable[[p.Report], None]
 Soon = Callable[..., Any]
+
+
+class Line:
+    """The way to the service, for any thread. A frame is written by the thread that has it: to wake the socket's
+    thread for it would cost the model's a turn of the interpreter at every step."""
+
+    def __init__(self, connection: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        """`connection` does not block."""
+        self._connection = connection
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._rest = bytearray()  # what the service has yet to make room for
+
+    def send(self, report: p.Report) -> None:
+        frame = p.frame(report)
+        with self._lock:
+            waits = bool(self._rest)
+            self._rest += frame if waits else frame[self._write(frame) :]
+            if waits or not self._rest:
+                return
+        self._loop.call_soon_threadsafe(self._loop.add_writer, self._connection, self._flush)
+
+    def _flush(self) -> None:
+        with self._lock:
+            del self._rest[: self._write(self._rest)]
+            if not self._rest:
+                self._loop.remove_writer(self._connection)
+
+    def _write(self, data: bytes | bytearray) -> int:
+        try:
+            return self._connection.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the service is gone, and whoever reads from it ends this process
+            return len(data)
 
 
 class Desk:
@@ -188,12 +224,13 @@ def _load(config: p.EngineConfig, send: Send) -> Model:
 
 async def serve(path: str) -> None:
     """Dials the service at a Unix socket and works for it until it hangs up."""
-    reader, writer = await asyncio.open_unix_connection(path)
     loop = asyncio.get_running_loop()
-
-    def send(report: p.Report) -> None:
-        loop.call_soon_threadsafe(writer.write, p.frame(report))
-
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    outgoing = connection.dup()
+    outgoing.setblocking(False)
+    send = Line(outgoing, loop).send
+    reader, _writer = await asyncio.open_unix_connection(sock=connection)
     body = await p.read_body(reader)
     if body is None:
         return
@@ -202,8 +239,7 @@ async def serve(path: str) -> None:
     try:
         model = await asyncio.to_thread(_load, load.config, send)
     except InferenceError as error:
-        writer.write(p.frame(p.LoadRefused(str(error))))
-        await writer.drain()
+        send(p.LoadRefused(str(error)))
         return
     worker = Worker(model, send, loop.call_soon_threadsafe)
     send(p.Loaded(model.info))
