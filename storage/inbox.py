@@ -20,7 +20,7 @@ from storage import models, outbox
 from storage.conversations import last_message_id, open_conversations
 from storage.errors import ClaimLost
 from storage.ledger import Usage, record_usage
-from storage.models import Conversation, Inbox, Message, public_id
+from storage.models import Conversation, Inbox, Message, among, public_id
 from storage.outbox import NewDelivery
 from storage.upsert import insert, insert_all
 
@@ -178,10 +178,10 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
     """
     earlier = aliased(Inbox)
     blocked = exists().where(
-        earlier.conversation_id == Inbox.conversation_id, earlier.id < Inbox.id, earlier.state.in_(UNFINISHED)
+        earlier.conversation_id == Inbox.conversation_id, earlier.id < Inbox.id, among(earlier.state, *UNFINISHED)
     )
     beside = aliased(Inbox)  # rows may become visible out of order: then a newer one can be in flight
-    in_flight = exists().where(beside.conversation_id == Inbox.conversation_id, beside.state == "claimed")
+    in_flight = exists().where(beside.conversation_id == Inbox.conversation_id, among(beside.state, "claimed"))
     waiting = and_(Inbox.state == "queued", ~blocked, ~in_flight)
     left_behind = and_(Inbox.state == "claimed", Inbox.lease_until <= now, Inbox.id.not_in(held))
     due = or_(Inbox.not_before.is_(None), Inbox.not_before <= now)
@@ -189,7 +189,7 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
         select(Inbox, Conversation.key, models.Draft)
         .join(Conversation, Conversation.id == Inbox.conversation_id)
         .outerjoin(models.Draft, models.Draft.inbox_id == Inbox.id)
-        .where(Inbox.state.in_(UNFINISHED), or_(waiting, left_behind), due)
+        .where(among(Inbox.state, *UNFINISHED), due, or_(waiting, left_behind))
         .order_by(Inbox.id)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Inbox)
@@ -308,7 +308,7 @@ async def release(session: AsyncSession, claim: Claim) -> None:
 
 async def release_owned(session: AsyncSession, owner: str) -> None:
     """Gives back what the last process of this name had claimed when it died."""
-    mine = and_(Inbox.state == "claimed", Inbox.owner == owner)
+    mine = and_(among(Inbox.state, "claimed"), Inbox.owner == owner)
     await session.execute(update(Inbox).where(mine).values(state="queued", lease_until=None))
 
 

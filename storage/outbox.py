@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from storage.errors import UnknownName
-from storage.models import Outbox, public_id
+from storage.models import Outbox, among, public_id
 
 UNFINISHED = ("planned", "sending")
 
@@ -73,15 +73,16 @@ async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: tim
     `full`: (channel, destination) of receivers that are sent enough at once.
     """
     other = aliased(Outbox)
-    in_the_way = or_(other.state == "sending", and_(other.id < Outbox.id, other.state == "planned"))
+    in_the_way = or_(other.state == "sending", other.id < Outbox.id)
     behind = exists().where(
-        other.channel == Outbox.channel, other.lane == Outbox.lane, other.state.in_(UNFINISHED), in_the_way
-    )
+        other.channel == Outbox.channel, other.lane == Outbox.lane, among(other.state, *UNFINISHED),
+        in_the_way,
+    )  # fmt: skip
     busy = tuple_(Outbox.channel, Outbox.destination).in_(full)
     due = (
         select(Outbox)
-        .where(Outbox.state == "planned", Outbox.next_at <= now, ~behind, *([~busy] if full else []))
-        .order_by(Outbox.id)
+        .where(among(Outbox.state, "planned"), Outbox.next_at <= now, ~behind, *([~busy] if full else []))
+        .order_by(Outbox.next_at, Outbox.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -96,7 +97,9 @@ async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: tim
 async def abandoned(session: AsyncSession, owner: str, now: datetime, held: Collection[int]) -> list[Delivery]:
     """What another process was sending when it died, or this one's predecessor; but not what this one `held`."""
     left = or_(and_(Outbox.owner == owner, Outbox.id.not_in(held)), Outbox.lease_until <= now, Outbox.owner.is_(None))
-    query = select(Outbox).where(Outbox.state == "sending", left).order_by(Outbox.id).with_for_update(skip_locked=True)
+    query = (
+        select(Outbox).where(among(Outbox.state, "sending"), left).order_by(Outbox.id).with_for_update(skip_locked=True)
+    )
     return [_delivery(row) for row in await session.scalars(query)]
 
 

@@ -69,10 +69,13 @@ def upgrade() -> None:
     where = {"sqlite_where": sa.text(UNFINISHED), "postgresql_where": sa.text(UNFINISHED)}
     op.create_index("ix_inbox_queue", "inbox", ["id"], **where)
     where = {"sqlite_where": sa.text("state = 'planned'"), "postgresql_where": sa.text("state = 'planned'")}
-    op.create_index("ix_outbox_due", "outbox", ["next_at"], **where)
+    op.create_index("ix_outbox_due", "outbox", ["next_at", "id"], **where)
+    where = {"sqlite_where": sa.text("state = 'sending'"), "postgresql_where": sa.text("state = 'sending'")}
+    op.create_index("ix_outbox_sending", "outbox", ["id"], **where)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_outbox_sending", "outbox")
     op.drop_index("ix_outbox_due", "outbox")
     op.drop_index("ix_inbox_queue", "inbox")
     for table, column in reversed(INDEXES):
