@@ -141,7 +141,7 @@ async def measure(db: Database) -> None:
     group = [incoming(watch.room()) for _ in range(64)]
 
     async def claim(session: AsyncSession) -> None:
-        claims.extend(await inbox.claim(session, "bench", now(), LEASE))
+        claims.extend(await inbox.claim(session, "bench", now(), LEASE, channels=["webhook"]))
 
     async def finish(session: AsyncSession) -> None:
         claimed = claims.pop()
@@ -150,7 +150,7 @@ async def measure(db: Database) -> None:
         await inbox.finish(session, claimed, reply, deliveries, now())
 
     async def due(session: AsyncSession) -> None:
-        sent.extend(await outbox.claim_due(session, "bench", now(), LEASE, limit=1))
+        sent.extend(await outbox.claim_due(session, "bench", now(), LEASE, channels=["callback"], limit=1))
 
     def note() -> Step:
         return lambda session: outbox.mark_sent(session, sent.pop(), None, now())

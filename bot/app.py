@@ -16,7 +16,7 @@ from bot.config import Settings
 from bot.conversation import Persona, Turns
 from bot.delivery import Deliveries
 from bot.errors import AlreadyRunning, ConfigError
-from bot.lifecycle import SENDING, TURNS, Loop, Stage, run_until
+from bot.lifecycle import SENDING, TURNS, Loop, Stage, run_until, unless_stopped
 from bot.money.policy import Rates
 from bot.money.reminders import IdleWatch
 from bot.telegram.adapter import TelegramAdapter
@@ -67,14 +67,22 @@ def _sole_user(settings: Settings) -> Iterator[str]:
     except OSError as error:
         raise ConfigError(f"data_dir {settings.data} can't be written to: {error.strerror}.") from None
     try:
+        yield _locked(descriptor, settings)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, settings: Settings) -> str:
+    """The name in the lock's file, which this process alone holds from now on."""
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.pread(descriptor, 64, 0):
             os.pwrite(descriptor, secrets.token_hex(8).encode(), 0)
-        yield os.pread(descriptor, 64, 0).decode()
+        return os.pread(descriptor, 64, 0).decode()
     except BlockingIOError:
         raise AlreadyRunning from None
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise ConfigError(f"data_dir {settings.data} can't be locked: {error.strerror}. Use a local disk.") from None
 
 
 @asynccontextmanager
@@ -82,7 +90,10 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
     """The database at the schema of this version."""
     ensure_data_dir(settings)
     async with Database(settings.database_url) as db:
-        await migrations.upgrade(db)
+        try:
+            await migrations.upgrade(db)
+        except OSError as error:  # of the lock beside SQLite's file
+            raise ConfigError(f"data_dir {settings.data} can't be written to: {error.strerror}.") from None
         yield db
 
 
@@ -118,7 +129,11 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
     ensure_data_dir(settings)
     async with AsyncExitStack() as stack:
         owner = stack.enter_context(_sole_user(settings))
-        db = await stack.enter_async_context(opened_database(settings))
+        opening = stack.enter_async_context(opened_database(settings))
+        db = await unless_stopped(stop, opening, settings.server.shutdown_timeout)
+        if db is None:
+            return
+        await db.examine()
         engine = await stack.enter_async_context(Engine(engine_config(settings, file), WORKER))
         manner = persona(settings, demo=file.demo)
         deliveries = Deliveries(db, owner=owner)

@@ -168,7 +168,9 @@ class Turns:
             return []
         try:
             async with self._db.write() as session:
-                return await inbox.claim(session, self._owner, now(), LEASE, limit=room, held=self._leases.held)
+                return await inbox.claim(
+                    session, self._owner, now(), LEASE, channels=self.channels, limit=room, held=self._leases.held
+                )
         except StorageError as error:
             log.error("no message can be taken from the database; trying again", reason=str(error))
             return []
@@ -187,8 +189,9 @@ class Turns:
             raise
         except ClaimLost:
             log.warning("another process has taken this message over", message=claim.public_id)
-        except StorageError as error:
-            log.error("the end of a turn can't be stored", message=claim.public_id, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - boundary: the database refuses this end, and must get another
+            with contextlib.suppress(StorageError):
+                await self._store(self._failed(claim, live, error))
         finally:
             live.end()
             self._forget(live)
@@ -212,8 +215,7 @@ class Turns:
             return self._failed(claim, live, error)
 
     async def _generate(self, claim: Claim, live: LiveTurn) -> Outcome:
-        channel = self.channels.get(claim.source.partition(":")[0])
-        shown = asyncio.create_task(channel.show(live), name=f"show {claim.public_id}") if channel else None
+        shown = asyncio.create_task(self._channel(claim).show(live), name=f"show {claim.public_id}")
         started = now()
         try:
             history = await persistently(partial(self._history, claim), "reading a conversation")
@@ -225,8 +227,7 @@ class Turns:
             return live.outcome(started, now())
         finally:
             live.complete()
-            if shown:
-                await self._settle(shown, claim)
+            await self._settle(shown, claim)
 
     async def _history(self, claim: Claim) -> list[conversations.Turn]:
         async with self._db.read() as session:
@@ -265,9 +266,11 @@ class Turns:
         return lambda session: inbox.finish(session, claim, reply, deliveries, now())
 
     def _deliveries(self, claim: Claim, live: LiveTurn, outcome: Outcome) -> list[NewDelivery]:
-        channel = self.channels.get(claim.source.partition(":")[0])
         seen = replace(claim, placeholder=live.placeholder or claim.placeholder)
-        return channel.deliveries(seen, outcome) if channel else []
+        return self._channel(claim).deliveries(seen, outcome)
+
+    def _channel(self, claim: Claim) -> Channel:
+        return self.channels[claim.source.partition(":")[0]]
 
     def _failed(self, claim: Claim, live: LiveTurn, error: Exception) -> Ending:
         reason = str(error) if isinstance(error, InferenceError | StorageError) else "an internal error, see the log"

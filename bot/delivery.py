@@ -31,7 +31,6 @@ AT_ONCE = 512  # deliveries
 PER_DESTINATION = 8  # of them, so that one receiver that hangs does not hold up the others
 LEASE = timedelta(seconds=120)  # longer than any sender takes
 LOOK_FOR_ABANDONED = 60.0  # seconds
-UNCONFIGURED_PAUSE = 300.0  # seconds
 RETRY_SECONDS = (1, 5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)  # then it is given up
 
 
@@ -68,18 +67,8 @@ class Sender(Protocol):
         """Whether sending it twice does no harm."""
 
 
-class Unconfigured:
-    """Stands in for a channel that is switched off: what it should send waits."""
-
-    async def send(self, delivery: Delivery) -> str | None:
-        raise TryLater(f"the channel {delivery.channel} is not configured", UNCONFIGURED_PAUSE, failed=False)
-
-    def repeatable(self, _delivery: Delivery) -> bool:
-        return True
-
-
 class Deliveries:
-    """Empties the outbox. `run` is the loop; one a process."""
+    """Empties the outbox of what it has senders for; the rest waits for a gateway that has. One a process."""
 
     def __init__(self, db: Database, *, owner: str) -> None:
         """`owner`: this gateway's name, the same after a restart."""
@@ -125,9 +114,10 @@ class Deliveries:
     async def _settle_abandoned(self) -> None:
         """Decides about what a process was sending when it died."""
         async with self._db.write() as session:
-            for delivery in await outbox.abandoned(session, self._owner, now(), list(self._sending)):
-                sender = self.senders.get(delivery.channel)
-                if sender and sender.repeatable(delivery):
+            for delivery in await outbox.abandoned(
+                session, self._owner, now(), channels=self.senders, held=self._sending
+            ):
+                if self.senders[delivery.channel].repeatable(delivery):
                     await outbox.mark_retry(session, delivery, now(), STOPPED, failed=False)
                 else:
                     await outbox.mark_uncertain(session, delivery, STOPPED)
@@ -141,14 +131,16 @@ class Deliveries:
             return []
         try:
             async with self._db.write() as session:
-                return await outbox.claim_due(session, self._owner, now(), LEASE, limit=limit, full=full)
+                return await outbox.claim_due(
+                    session, self._owner, now(), LEASE, channels=self.senders, limit=limit, full=full
+                )
         except StorageError as error:
             log.error("the outbox can't be read; trying again", reason=str(error))
             return []
 
     async def _send(self, delivery: Delivery) -> None:
         """One try, and what it leads to."""
-        sender = self.senders.get(delivery.channel, Unconfigured())
+        sender = self.senders[delivery.channel]
         try:
             note = await self._tried(sender, delivery)
         except Exception:  # boundary: one delivery must not end the others, and this one may have arrived
@@ -159,7 +151,10 @@ class Deliveries:
             async with self._db.write() as session:
                 await note(session)
 
-        await persistently(write_down, "how a delivery ended")
+        try:
+            await persistently(write_down, "how a delivery ended")
+        except StorageError as error:  # its lease runs out
+            log.error("how a delivery ended can't be stored", delivery=delivery.public_id, reason=str(error))
 
     async def _tried(self, sender: Sender, delivery: Delivery) -> Ending:
         """Sends, and says what is to be noted."""

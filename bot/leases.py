@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -18,7 +18,7 @@ from storage.inbox import Claim
 log = structlog.get_logger()
 
 LEASE = timedelta(seconds=15)
-RENEW_EVERY = timedelta(seconds=5)
+RENEW_EVERY = 5.0  # seconds
 TICK = 1.0  # seconds between two looks, and what a crash may cost of an answer
 
 
@@ -27,7 +27,7 @@ class _Holding:
     claim: Claim
     live: LiveTurn
     scope: asyncio.Timeout
-    renewed: datetime
+    renewed: float  # by the loop's clock, which nobody sets
 
 
 class Leases:
@@ -49,7 +49,7 @@ class Leases:
         """Keeps the claim for the time of the block, which ends with ClaimLost where another process takes it."""
         try:
             async with asyncio.timeout(None) as scope:
-                self._holdings[claim.id] = _Holding(claim, live, scope, now())
+                self._holdings[claim.id] = _Holding(claim, live, scope, asyncio.get_running_loop().time())
                 yield
         except TimeoutError:
             if scope.expired():
@@ -69,16 +69,18 @@ class Leases:
 
     async def tick(self) -> None:
         """Renews what is due, and notes the drafts that have grown."""
-        at = now()
+        at = asyncio.get_running_loop().time()
         due = [one for one in self._holdings.values() if at - one.renewed >= RENEW_EVERY]
-        grown = [one for one in self._holdings.values() if one.live.grown]
+        grown = [(one, one.live.draft(self._model())) for one in self._holdings.values() if one.live.grown]
         if not due and not grown:
             return
         async with self._db.write() as session:
-            kept = await inbox.renew(session, [one.claim for one in due], at, LEASE) if due else set()
-            for one in grown:
-                await inbox.checkpoint(session, one.claim, one.live.draft(self._model()))
+            kept = await inbox.renew(session, [one.claim for one in due], now(), LEASE) if due else set()
+            for one, draft in grown:
+                await inbox.checkpoint(session, one.claim, draft)
+        for one, draft in grown:
+            one.live.noted(draft)
         for one in due:
             one.renewed = at
             if one.claim.id not in kept:
-                one.scope.reschedule(asyncio.get_running_loop().time())
+                one.scope.reschedule(at)

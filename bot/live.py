@@ -84,8 +84,11 @@ class LiveTurn:
 
     def draft(self, model: str) -> Draft:
         """What there is so far: tokens, and the text that came with them."""
-        self._noted = len(self._tokens)
         return Draft(model, self.tokens, self.text, self.reasoning)
+
+    def noted(self, draft: Draft) -> None:
+        """It is stored."""
+        self._noted = len(draft.tokens)
 
     def complete(self) -> None:
         self.completed = True

@@ -12,6 +12,22 @@ class DatabaseUnavailable(StorageError):
     """The database does not answer; what was accepted is safe, try again shortly."""
 
 
+class DatabaseStarting(DatabaseUnavailable):
+    """The database is starting; try again shortly."""
+
+
+class DatabaseRefused(StorageError):
+    """The database does not take this, however often it is asked."""
+
+
+class DatabaseDamaged(StorageError):
+    """The database is damaged: restore a backup."""
+
+
+class DatabaseMissing(StorageError):
+    """There is no database yet: `dswbot serve` or `dswbot db upgrade` makes it."""
+
+
 class DatabaseUrlInvalid(StorageError):
     """database.url is not understood: it looks like sqlite+aiosqlite:///path or postgresql+asyncpg://user@host/name."""
 

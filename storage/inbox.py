@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, delete, exists, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, exists, false, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -170,11 +170,12 @@ async def is_known(session: AsyncSession, incoming: Incoming) -> bool:
     return bool(await _known(session, [incoming]))
 
 
-async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, limit: int = 1,
-                held: Collection[int] = ()) -> list[Claim]:  # fmt: skip
+async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, channels: Collection[str],
+                limit: int = 1, held: Collection[int] = ()) -> list[Claim]:  # fmt: skip
     """Takes the oldest messages whose conversations have no earlier one unfinished.
 
-    `held`: ids that this process is working on, whose leases may have run out while the database was away.
+    `channels`: the first words of the sources that this process can reply to. `held`: ids that it is working on,
+    whose leases may have run out while the database was away.
     """
     earlier = aliased(Inbox)
     blocked = exists().where(
@@ -185,11 +186,12 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
     waiting = and_(Inbox.state == "queued", ~blocked, ~in_flight)
     left_behind = and_(Inbox.state == "claimed", Inbox.lease_until <= now, Inbox.id.not_in(held))
     due = or_(Inbox.not_before.is_(None), Inbox.not_before <= now)
+    ours = or_(false(), *(or_(Inbox.source == name, Inbox.source.startswith(f"{name}:")) for name in channels))
     candidates = (
         select(Inbox, Conversation.key, models.Draft)
         .join(Conversation, Conversation.id == Inbox.conversation_id)
         .outerjoin(models.Draft, models.Draft.inbox_id == Inbox.id)
-        .where(among(Inbox.state, *UNFINISHED), due, or_(waiting, left_behind))
+        .where(among(Inbox.state, *UNFINISHED), due, ours, or_(waiting, left_behind))
         .order_by(Inbox.id)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Inbox)

@@ -66,11 +66,12 @@ async def add(
     await session.flush()
 
 
-async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, limit: int,
-                    full: Collection[tuple[str, str]] = ()) -> list[Delivery]:  # fmt: skip
+async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, channels: Collection[str],
+                    limit: int, full: Collection[tuple[str, str]] = ()) -> list[Delivery]:  # fmt: skip
     """Takes the head of each lane that is due, and marks it as being sent.
 
-    `full`: (channel, destination) of receivers that are sent enough at once.
+    `channels`: those that this process has a sender for. `full`: (channel, destination) of receivers that are sent
+    enough at once.
     """
     other = aliased(Outbox)
     in_the_way = or_(other.state == "sending", other.id < Outbox.id)
@@ -81,7 +82,8 @@ async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: tim
     busy = tuple_(Outbox.channel, Outbox.destination).in_(full)
     due = (
         select(Outbox)
-        .where(among(Outbox.state, "planned"), Outbox.next_at <= now, ~behind, *([~busy] if full else []))
+        .where(among(Outbox.state, "planned"), Outbox.next_at <= now, Outbox.channel.in_(channels), ~behind)
+        .where(*([~busy] if full else []))
         .order_by(Outbox.next_at, Outbox.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -94,11 +96,15 @@ async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: tim
     return [_delivery(row) for row in rows]
 
 
-async def abandoned(session: AsyncSession, owner: str, now: datetime, held: Collection[int]) -> list[Delivery]:
+async def abandoned(session: AsyncSession, owner: str, now: datetime, *, channels: Collection[str],
+                    held: Collection[int] = ()) -> list[Delivery]:  # fmt: skip
     """What another process was sending when it died, or this one's predecessor; but not what this one `held`."""
     left = or_(and_(Outbox.owner == owner, Outbox.id.not_in(held)), Outbox.lease_until <= now, Outbox.owner.is_(None))
     query = (
-        select(Outbox).where(among(Outbox.state, "sending"), left).order_by(Outbox.id).with_for_update(skip_locked=True)
+        select(Outbox)
+        .where(among(Outbox.state, "sending"), Outbox.channel.in_(channels), left)
+        .order_by(Outbox.id)
+        .with_for_update(skip_locked=True)
     )
     return [_delivery(row) for row in await session.scalars(query)]
 

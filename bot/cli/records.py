@@ -180,7 +180,7 @@ def db_check() -> None:
     from storage.database import Database
 
     async def check() -> None:
-        async with Database(settings().database_url) as database:
+        async with Database(settings().database_url, create=False) as database:
             await migrations.check(database)
 
     run(check())

@@ -31,8 +31,20 @@ def plain_errors() -> Iterator[None]:
 
     try:
         yield
-    except (InferenceError, StorageError) as error:
-        raise DswbotError(str(error)) from error
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, InferenceError | StorageError):
+            raise DswbotError(str(cause)) from error
+        if isinstance(cause, DswbotError):
+            raise cause from error.__cause__
+        raise
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The one error in groups of one, which is how tasks that ran side by side end."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -12,13 +12,16 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from bot.config import Server
-from bot.errors import PortTaken
+from bot.errors import ConfigError, PortTaken
 from bot.web.auth import Keys
 from bot.web.body import json_response
 from bot.web.errors import ApiError, Stopping, response_to, translate
 from inference.metrics import Glance
+from storage.errors import StorageError
 
 log = structlog.get_logger()
+
+LOOK_UP = 1.0  # seconds in which a database that is not well may tell who asks how it is
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -48,8 +51,9 @@ class HttpServer:
 
     def __init__(self) -> None:
         self.url = ""
-        self._calls = 0
+        self._calls: set[asyncio.Task[object] | None] = set()
         self._closing = asyncio.Event()
+        self._cut = False  # who is still being served is told to come again
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -61,7 +65,8 @@ class HttpServer:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken from None
-            raise
+            said = error.strerror or error
+            raise ConfigError(f"server.host {server.host}, port {server.port} can't be listened on: {said}.") from None
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
 
@@ -70,28 +75,48 @@ class HttpServer:
         self._closing.set()
 
     async def drained(self) -> None:
-        """Returns when it was closed and no call is being served any more."""
-        await self._closing.wait()
-        await self._site.stop()
-        await self._idle.wait()
+        """Returns when it was closed and no call is being served any more. Cancelled, it cuts those that are.
+
+        It listens meanwhile: who calls is told to come again, rather than met by a closed door.
+        """
+        try:
+            await self._closing.wait()
+            await self._idle.wait()
+        finally:
+            self._cut = True
+            for call in self._calls:
+                if call:
+                    call.cancel()
 
     @web.middleware
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every error is one JSON sentence; what nobody expected is logged and shows nothing of itself."""
-        self._calls += 1
+        call = asyncio.current_task()
+        self._calls.add(call)
         self._idle.clear()
         try:
             return response_to(Stopping()) if self._closing.is_set() else await handler(request)
+        except asyncio.CancelledError:
+            if not self._cut or _begun(request):  # the asker has gone, or has heard the beginning
+                raise
+            return response_to(Stopping())
         except Exception as error:  # boundary: the edge of the process
             told = translate(error)
             if told is None:
                 log.exception("a call failed unexpectedly", method=request.method, path=request.path)
                 told = ApiError(503, "The service has a fault; its log says more.", code="internal_error")
+            if _begun(request) and request.transport:
+                request.transport.abort()  # a second answer inside of the first would be taken for a part of it
             return response_to(told)
         finally:
-            self._calls -= 1
+            self._calls.discard(call)
             if not self._calls:
                 self._idle.set()
+
+
+def _begun(request: web.Request) -> bool:
+    """Whether a part of the answer is on its way."""
+    return request.writer.output_size > 0
 
 
 class Health:
@@ -116,9 +141,21 @@ class Health:
     async def ready(self, request: web.Request) -> web.StreamResponse:
         parts = {name: await probe() for name, probe in self._probes.items()}
         ready = all(part.ok for part in parts.values())
-        if not parts["database"].ok or await self._keys.of(request) is None:
+        if not await self._is_known(request):
             parts = {name: Part(part.ok, part.state) for name, part in parts.items()}
         return json_response(Readiness(ready, parts), 200 if ready else 503)
+
+    async def _is_known(self, request: web.Request) -> bool:
+        """Whether the call has a valid key. Where the database does not say so in time, it has none."""
+        looking = asyncio.create_task(self._keys.of(request), name="whose key this is")
+        await asyncio.wait({looking}, timeout=LOOK_UP)
+        if not looking.done():
+            looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+            return False
+        try:
+            return looking.result() is not None
+        except StorageError:
+            return False
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -98,7 +99,7 @@ def inbox_machine(loop: asyncio.Runner, db: Database) -> type[RuleBasedStateMach
         @rule()
         def claim(self) -> None:
             row = self.expected()
-            claims = self.in_transaction(inbox.claim, "me", self.now, LEASE)
+            claims = self.in_transaction(partial(inbox.claim, channels=["test"]), "me", self.now, LEASE)
             assert [got.id for got in claims] == ([row.id] if row else [])
             for got in claims:
                 row.state, row.lease_until = "claimed", self.now + LEASE

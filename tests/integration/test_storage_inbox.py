@@ -36,7 +36,7 @@ async def accept(db: Database, *messages: Incoming) -> list[int]:
 
 async def claim(db: Database, now: datetime = NOW, owner: str = "a") -> Claim | None:
     async with db.write() as session:
-        claims = await inbox.claim(session, owner, now, LEASE)
+        claims = await inbox.claim(session, owner, now, LEASE, channels=["telegram"])
     return claims[0] if claims else None
 
 
@@ -334,14 +334,14 @@ async def test_what_is_held_is_not_taken_from_oneself(db: Database) -> None:
     ids = await accept(db, incoming(1), incoming(2, "telegram:2"))
     await claim(db)
     async with db.write() as session:
-        claims = await inbox.claim(session, "a", LATER, LEASE, limit=5, held=ids[:1])
+        claims = await inbox.claim(session, "a", LATER, LEASE, channels=["telegram"], limit=5, held=ids[:1])
     assert [one.id for one in claims] == ids[1:]
 
 
 async def test_several_are_claimed_at_once_but_one_of_a_conversation(db: Database) -> None:
     ids = await accept(db, incoming(1), incoming(2), incoming(3, "telegram:2"), incoming(4, "telegram:3"))
     async with db.write() as session:
-        claims = await inbox.claim(session, "a", NOW, LEASE, limit=2)
+        claims = await inbox.claim(session, "a", NOW, LEASE, channels=["telegram"], limit=2)
     assert [one.id for one in claims] == [ids[0], ids[2]]
 
 
@@ -368,3 +368,12 @@ async def test_a_group_opens_its_conversations_once_and_keeps_its_order(db: Data
     assert await count(db, Conversation) == 3
     async with db.read() as session:
         assert list(await session.scalars(select(Inbox.external_id).order_by(Inbox.id))) == [str(n) for n in range(30)]
+
+
+async def test_only_what_this_gateway_can_reply_to_is_claimed(db: Database) -> None:
+    await accept(
+        db, incoming(1), incoming(2, "webhook:demo:a", source="webhook:demo"), incoming(3, "x", source="webhooks")
+    )
+    async with db.write() as session:
+        claims = await inbox.claim(session, "a", NOW, LEASE, channels=["webhook"], limit=5)
+    assert [one.source for one in claims] == ["webhook:demo"]

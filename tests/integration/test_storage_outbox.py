@@ -12,6 +12,7 @@ from storage.outbox import Delivery, NewDelivery
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE = timedelta(seconds=120)
+CHANNELS = ("telegram", "webhook", "callback")
 LATER = NOW + timedelta(seconds=5)
 
 
@@ -23,7 +24,7 @@ async def plan(db: Database, *lanes: str, channel: str = "telegram") -> None:
 
 async def due(db: Database, now: datetime = NOW, limit: int = 32) -> list[Delivery]:
     async with db.write() as session:
-        return await outbox.claim_due(session, "a", now, LEASE, limit=limit)
+        return await outbox.claim_due(session, "a", now, LEASE, channels=CHANNELS, limit=limit)
 
 
 async def mark(db: Database, how, *args) -> None:
@@ -98,9 +99,9 @@ async def test_what_was_being_sent_at_a_crash_is_shown_for_a_decision(db: Databa
     await plan(db, "1", "2", "3")
     sending = await due(db, limit=2)
     async with db.write() as session:
-        assert await outbox.abandoned(session, "other", NOW, []) == []
-        assert await outbox.abandoned(session, "a", NOW, [one.id for one in sending]) == []
-        found = await outbox.abandoned(session, "a", NOW, [])
+        assert await outbox.abandoned(session, "other", NOW, channels=CHANNELS) == []
+        assert await outbox.abandoned(session, "a", NOW, channels=CHANNELS, held=[one.id for one in sending]) == []
+        found = await outbox.abandoned(session, "a", NOW, channels=CHANNELS)
         assert [one.id for one in found] == [one.id for one in sending]
         await outbox.mark_retry(session, found[0], NOW, "stopped")
         await outbox.mark_uncertain(session, found[1], "stopped")
@@ -111,14 +112,16 @@ async def test_a_replayed_delivery_waits_for_what_its_lane_is_sending(db: Databa
     async with db.write() as session:
         await outbox.add(session, [NewDelivery("telegram", "1", "1", str(n)) for n in range(2)], NOW)
     async with db.write() as session:
-        (first,) = await outbox.claim_due(session, "a", NOW, LEASE, limit=10)
+        (first,) = await outbox.claim_due(session, "a", NOW, LEASE, channels=CHANNELS, limit=10)
         await outbox.mark_uncertain(session, first, "lost")
     async with db.write() as session:
-        (second,) = await outbox.claim_due(session, "a", NOW, LEASE, limit=10)
+        (second,) = await outbox.claim_due(session, "a", NOW, LEASE, channels=CHANNELS, limit=10)
         await outbox.replay(session, first.public_id, NOW)
-        assert await outbox.claim_due(session, "a", NOW, LEASE, limit=10) == []
+        assert await outbox.claim_due(session, "a", NOW, LEASE, channels=CHANNELS, limit=10) == []
         await outbox.mark_sent(session, second, None, NOW)
-        assert [d.id for d in await outbox.claim_due(session, "a", NOW, LEASE, limit=10)] == [first.id]
+        assert [d.id for d in await outbox.claim_due(session, "a", NOW, LEASE, channels=CHANNELS, limit=10)] == [
+            first.id
+        ]
 
 
 async def test_what_another_gateway_was_sending_is_taken_over_when_its_lease_is_over(db: Database) -> None:
@@ -126,10 +129,10 @@ async def test_what_another_gateway_was_sending_is_taken_over_when_its_lease_is_
     (stale,) = await due(db)
     later = NOW + LEASE
     async with db.write() as session:
-        (found,) = await outbox.abandoned(session, "b", later, [])
+        (found,) = await outbox.abandoned(session, "b", later, channels=CHANNELS)
         await outbox.mark_retry(session, found, later, "stopped")
     async with db.write() as session:
-        (fresh,) = await outbox.claim_due(session, "b", later, LEASE, limit=1)
+        (fresh,) = await outbox.claim_due(session, "b", later, LEASE, channels=CHANNELS, limit=1)
     await mark(db, outbox.mark_dead, stale, "the one that was paused comes back")
     async with db.read() as session:
         assert [(row.state, row.attempts) for row in await outbox.unfinished(session)] == [("sending", fresh.attempts)]
@@ -139,5 +142,18 @@ async def test_a_receiver_that_has_enough_is_left_out(db: Database) -> None:
     async with db.write() as session:
         await outbox.add(session, [NewDelivery("callback", n, f"{n}:{i}", "{}") for i in range(3) for n in "ab"], NOW)
     async with db.write() as session:
-        claimed = await outbox.claim_due(session, "a", NOW, LEASE, limit=10, full=[("callback", "a")])
+        claimed = await outbox.claim_due(
+            session, "a", NOW, LEASE, channels=CHANNELS, limit=10, full=[("callback", "a")]
+        )
     assert [one.lane for one in claimed] == ["b:0", "b:1", "b:2"]
+
+
+async def test_what_nobody_here_can_send_waits_for_somebody_who_can(db: Database) -> None:
+    await plan(db, "1")
+    await plan(db, "1", channel="callback")
+    async with db.write() as session:
+        (taken,) = await outbox.claim_due(session, "a", NOW, LEASE, channels=["callback"], limit=9)
+    assert taken.channel == "callback"
+    later = NOW + LEASE
+    async with db.write() as session:
+        assert await outbox.abandoned(session, "b", later, channels=["telegram"]) == []

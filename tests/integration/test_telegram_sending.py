@@ -43,7 +43,7 @@ async def claimed(bot: Rig) -> Claim:
     meta = '{"chat_id":7,"language":"en"}'
     await bot.turns.accept(Incoming("telegram", f"123:{next(NUMBERS)}", "telegram:7", "Hi", meta=meta))
     async with bot.db.write() as session:
-        (claim,) = await inbox.claim(session, "test", now(), timedelta(minutes=1))
+        (claim,) = await inbox.claim(session, "test", now(), timedelta(minutes=1), channels=["telegram"])
     return claim
 
 
