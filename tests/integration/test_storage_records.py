@@ -107,7 +107,7 @@ async def test_people_are_let_in_and_shut_out(db: Database) -> None:
 
 async def test_the_last_activity_is_a_message_or_an_answer(db: Database) -> None:
     assert await read(db, ledger.last_activity) is None
-    await write(db, inbox.accept, Incoming("t", "1", "t:1", "hi"), NOW)
+    await write(db, inbox.accept, [Incoming("t", "1", "t:1", "hi")], NOW)
     assert await read(db, ledger.last_activity) == NOW
     china = timezone(timedelta(hours=8))
     finished = (NOW + timedelta(minutes=1)).astimezone(china)
