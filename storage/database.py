@@ -217,7 +217,7 @@ def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
         driver = parsed.get_dialect().driver
-    except (ArgumentError, NoSuchModuleError, ImportError):
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):  # the last where the port is no number
         raise DatabaseUrlInvalid from None
     if driver not in ("aiosqlite", "asyncpg") or (driver == "aiosqlite" and parsed.database in (None, "", ":memory:")):
         raise DatabaseUrlInvalid

@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from storage.errors import DatabaseDamaged, DatabaseRefused, DatabaseStarting, DatabaseUnavailable, StorageError
 
 CANNOT_CONNECT_NOW = "57P03"  # of PostgreSQL: it is starting or stopping
+NOT_ALLOWED = "42501"
 REFUSED = ("22", "42")  # PostgreSQL's classes of errors that come again however often it is asked
 SQLITE_REFUSED = (1, 18, 20, 21, 25)  # SQLite's: error, too big, mismatch, misuse, range
 SQLITE_DAMAGED = (11, 26)  # corrupt, not a database
@@ -54,10 +55,12 @@ def cure(url: URL, error: BaseException | None) -> str:
     """The cause and the way out, in one line."""
     said = " ".join(str(error).split()) or "no answer"
     if url.get_backend_name() != "sqlite":
-        where = f"{url.host or 'localhost'}:{url.port or 5432}"
-        return (
-            f"PostgreSQL at {where} refuses the database {url.database!r}: {said}. Check database.url and the server."
-        )
+        where = f"PostgreSQL at {url.host or 'localhost'}:{url.port or 5432}"
+        if getattr(error, "sqlstate", "") == NOT_ALLOWED:
+            return f"{where} does not let its user do this: {said}. Make it the owner of {url.database!r}."
+        if _kind(error) is DatabaseRefused:
+            return f"{where} can't take this: {said}."
+        return f"{where} refuses the database {url.database!r}: {said}. Check database.url and the server."
     if _kind(error) is DatabaseDamaged:
         return damage(url, said)
     if "readonly" in said:

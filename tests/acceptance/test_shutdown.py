@@ -17,6 +17,7 @@ from tests.fakes.tcp_proxy import TcpProxy
 from tests.integration.conftest import postgres_database
 from tests.service import DSWBOT, Service
 
+BUSY = 1.5  # seconds by which a busy machine may be late
 STORY = "Tell me a long story about a fox who lives by the sea, with many animals."
 
 
@@ -38,7 +39,7 @@ async def stopped(service: Service, seconds: float = 10) -> float:
     took = time.monotonic() - began
     said = "".join(service.output)
     assert code == 0, said
-    assert took < seconds, said
+    assert took < seconds + BUSY, said
     assert "Traceback" not in said, said
     assert "never retrieved" not in said, said
     await asyncio.sleep(0.5)
@@ -133,11 +134,11 @@ async def refused(http: aiohttp.ClientSession) -> tuple[int, str, str]:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("seconds", [2, 10])
-async def test_a_worker_that_is_stopped_is_killed_in_time(data: Path, seconds: int) -> None:
-    service = Service(data, DSWBOT_SERVER__SHUTDOWN_TIMEOUT=f"{seconds}s").start()
+async def test_a_worker_that_is_stopped_is_killed_however_little_time_there_is(data: Path) -> None:
+    """With the usual ten seconds: test_crashes."""
+    service = Service(data, DSWBOT_SERVER__SHUTDOWN_TIMEOUT="2s").start()
     os.kill(service.worker_pid, signal.SIGSTOP)
-    await stopped(service, seconds)
+    await stopped(service, 2)
 
 
 async def test_a_second_signal_ends_it_at_once(data: Path) -> None:
@@ -148,7 +149,7 @@ async def test_a_second_signal_ends_it_at_once(data: Path) -> None:
     await asyncio.sleep(0.3)
     began = time.monotonic()
     assert await asyncio.to_thread(service.stop) == 1
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 0.5 + BUSY
     assert not alive(worker)
 
 
