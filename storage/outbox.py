@@ -99,7 +99,7 @@ async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: tim
 async def abandoned(session: AsyncSession, owner: str, now: datetime, *, channels: Collection[str],
                     held: Collection[int] = ()) -> list[Delivery]:  # fmt: skip
     """What another process was sending when it died, or this one's predecessor; but not what this one `held`."""
-    left = or_(and_(Outbox.owner == owner, Outbox.id.not_in(held)), Outbox.lease_until <= now, Outbox.owner.is_(None))
+    left = and_(Outbox.id.not_in(held), or_(Outbox.owner == owner, Outbox.lease_until <= now, Outbox.owner.is_(None)))
     query = (
         select(Outbox)
         .where(among(Outbox.state, "sending"), Outbox.channel.in_(channels), left)
