@@ -1,5 +1,6 @@
 """Real databases: a file of its own for each SQLite test, a database of its own for each PostgreSQL test."""
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -99,6 +100,14 @@ async def sqlite_db(tmp_path: Path) -> AsyncIterator[Database]:
     async with Database(f"sqlite+aiosqlite:///{tmp_path / 'dswbot.db'}") as database:
         await migrations.upgrade(database)
         yield database
+        await connections_closed()
+
+
+async def connections_closed() -> None:
+    """SQLAlchemy closes a connection whose use was cancelled in a task of its own, which must not outlive the loop."""
+    closing = [task for task in asyncio.all_tasks() if "_terminate" in getattr(task.get_coro(), "__qualname__", "")]
+    if closing:
+        await asyncio.wait(closing, timeout=30)
 
 
 @pytest.fixture
