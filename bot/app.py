@@ -16,6 +16,7 @@ from bot.config import Settings
 from bot.conversation import Persona, Turns
 from bot.delivery import Deliveries
 from bot.errors import AlreadyRunning, ConfigError
+from bot.housekeeping import Housekeeping
 from bot.lifecycle import SENDING, TURNS, Loop, Stage, run_until, unless_stopped
 from bot.money.policy import Rates
 from bot.money.reminders import IdleWatch
@@ -158,6 +159,8 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
         ]
         http = await stack.enter_async_context(serving(routes, settings.server))
         intake["idle watch"] = _idle_watch(settings, db, engine, adapter, deliveries).run
+        keeping = Housekeeping(db, keep=settings.database.keep, snapshots=settings.data / "kv")
+        intake["housekeeping"] = keeping.run
         intake["first load"] = partial(_announce, engine, file, http.url, adapter, on_ready)
         stages = [
             Stage(intake, http.close),

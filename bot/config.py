@@ -18,6 +18,7 @@ from bot.errors import ConfigError
 PREFIX = "DSWBOT_"
 NOT_SETTINGS = (PREFIX + "CONFIG", PREFIX + "API_KEY", PREFIX + "TEST_")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LEAST_KEPT = 4 * UNITS["d"]
 
 
 class Seconds(float):
@@ -65,6 +66,7 @@ class Server(Section, frozen=True):
 
 class DatabaseSection(Section, frozen=True):
     url: Secret = Secret("")
+    keep: Seconds | None = None  # for ever
 
 
 class Model(Section, frozen=True):
@@ -250,6 +252,10 @@ def _check(settings: Settings) -> None:
         raise ConfigError("model.slots is at most 256.")
     if not 0 <= server.port <= 65535:
         raise ConfigError("server.port is between 0 and 65535.")
+    if settings.database.keep is not None and settings.database.keep < LEAST_KEPT:
+        raise ConfigError(
+            "database.keep is at least 4d: callbacks are tried, and Idempotency-Keys heeded, for so long."
+        )
     try:
         ZoneInfo(settings.idle.timezone)
     except (KeyError, ValueError, OSError):

@@ -77,6 +77,8 @@ class Deliveries:
         self._wake = asyncio.Event()
         self._closing = False
         self._sending: dict[int, Delivery] = {}
+        self._unwritten: set[int] = set()  # what was sent, but how it ended could not be stored
+        self._settled = False  # what the last process of this name left behind
         self.senders: dict[str, Sender] = {}
 
     def wake(self) -> None:
@@ -97,7 +99,11 @@ class Deliveries:
                 if loop.time() - looked >= LOOK_FOR_ABANDONED:
                     await persistently(self._settle_abandoned, "what was being sent")
                     looked = loop.time()
-                due = await self._due()
+                try:
+                    due = await self._due()
+                except StorageError as error:  # or it has only not told that they are claimed
+                    log.error("the outbox can't be read; trying again", reason=str(error))
+                    due, looked = [], -LOOK_FOR_ABANDONED
                 for delivery in due:
                     self._sending[delivery.id] = delivery
                     task = group.create_task(self._send(delivery), name=f"deliver {delivery.public_id}")
@@ -112,16 +118,21 @@ class Deliveries:
         self._wake.set()  # the next of its lane
 
     async def _settle_abandoned(self) -> None:
-        """Decides about what a process was sending when it died."""
+        """Decides about what a process was sending when it died, and what this one claimed without being told so."""
         async with self._db.write() as session:
             for delivery in await outbox.abandoned(
                 session, self._owner, now(), channels=self.senders, held=self._sending
             ):
-                if self.senders[delivery.channel].repeatable(delivery):
+                if self._never_sent(delivery) or self.senders[delivery.channel].repeatable(delivery):
                     await outbox.mark_retry(session, delivery, now(), STOPPED, failed=False)
                 else:
                     await outbox.mark_uncertain(session, delivery, STOPPED)
                     log.error("a delivery may or may not have arrived", delivery=delivery.public_id)
+
+        self._settled = True
+
+    def _never_sent(self, delivery: Delivery) -> bool:
+        return self._settled and delivery.owner == self._owner and delivery.id not in self._unwritten
 
     async def _due(self) -> list[Delivery]:
         receivers = Counter((one.channel, one.destination) for one in self._sending.values())
@@ -129,14 +140,10 @@ class Deliveries:
         limit = min(PER_DESTINATION, AT_ONCE - len(self._sending))
         if limit <= 0:
             return []
-        try:
-            async with self._db.write() as session:
-                return await outbox.claim_due(
-                    session, self._owner, now(), LEASE, channels=self.senders, limit=limit, full=full
-                )
-        except StorageError as error:
-            log.error("the outbox can't be read; trying again", reason=str(error))
-            return []
+        async with self._db.write() as session:
+            return await outbox.claim_due(
+                session, self._owner, now(), LEASE, channels=self.senders, limit=limit, full=full
+            )
 
     async def _send(self, delivery: Delivery) -> None:
         """One try, and what it leads to."""
@@ -154,6 +161,7 @@ class Deliveries:
         try:
             await persistently(write_down, "how a delivery ended")
         except StorageError as error:  # its lease runs out
+            self._unwritten.add(delivery.id)
             log.error("how a delivery ended can't be stored", delivery=delivery.public_id, reason=str(error))
 
     async def _tried(self, sender: Sender, delivery: Delivery) -> Ending:

@@ -8,6 +8,7 @@ and hands it the answers that were not finished.
 """
 
 import asyncio
+import ctypes
 import dataclasses
 import itertools
 import os
@@ -42,6 +43,7 @@ from inference.text import TextStream
 
 log = structlog.get_logger()
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
 SWITCH = 2e-4  # seconds after which the socket's thread gives way to the model's; Python's 5 ms are a step's half
 STOPPING = 2.3  # seconds until the worker ends although the model's thread still computes
 
@@ -258,6 +260,8 @@ def main(path: str) -> None:
     """Runs a worker; returns when the service is gone."""
     sys.setswitchinterval(SWITCH)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
+    if sys.platform == "linux":  # a worker that is stopped would not see that its service has died
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
     asyncio.run(serve(path))
     os._exit(0)  # the model's thread may be inside llama.cpp, which nothing can interrupt
 

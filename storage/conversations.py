@@ -21,8 +21,9 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 async def open_conversations(session: AsyncSession, keys: Sequence[str], now: datetime) -> dict[str, int]:
-    """The ids of the keys' open conversations; new ones where there are none."""
-    query = select(Conversation).where(Conversation.closed_at.is_(None))
+    """The ids of the keys' open conversations, new ones where there are none. Until the transaction ends, none of
+    them is deleted, and none of their messages comes to its end unseen (`FOR KEY SHARE`)."""
+    query = select(Conversation).where(Conversation.closed_at.is_(None)).with_for_update(read=True, key_share=True)
     found = {row.key: row.id for row in await session.scalars(query.where(Conversation.key.in_(keys)))}
     if new := [{"key": key, "created_at": now} for key in keys if key not in found]:
         made = await insert_all(session, Conversation, new, Conversation.key, Conversation.id)

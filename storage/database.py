@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -139,6 +140,16 @@ class Database:
                 if self.file:
                     await _shielded(_pragma(connection, "foreign_keys = ON"))
 
+    @asynccontextmanager
+    async def driver(self) -> AsyncIterator[Any]:
+        """The driver's own connection of SQLite's writer, in its turn, for what is allowed in no transaction."""
+        async with self._turn(), told(self._url), self._writer.connect() as connection:
+            raw = await connection.get_raw_connection()
+            try:
+                yield raw.driver_connection
+            except sqlite3.Error as error:
+                raise DatabaseUnavailable(cure(self._url, error)) from error
+
     async def ping(self) -> None:
         """Raises StorageError where the database does not answer, or takes nothing since a write has failed."""
         if self._looking is None or self._looking.done():
@@ -250,6 +261,7 @@ def _sqlite_engine(url: URL, *, size: int, begin: str, reads_only: bool) -> Asyn
             cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded where the file is still empty; locks it
             cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA secure_delete = ON")  # drafts and what is forgotten are overwritten, not only unlinked
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")

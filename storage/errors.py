@@ -48,6 +48,10 @@ class ClaimLost(StorageError):
     """Another process has taken this message over."""
 
 
+class Forgotten(StorageError):
+    """The message has been deleted."""
+
+
 class DuplicateName(StorageError):
     """The name is taken."""
 

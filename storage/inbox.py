@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, delete, exists, false, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, exists, false, func, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from storage import models, outbox
 from storage.conversations import last_message_id, open_conversations
-from storage.errors import ClaimLost
+from storage.errors import ClaimLost, Forgotten
 from storage.ledger import Usage, record_usage
 from storage.models import Conversation, Inbox, Message, among, public_id
 from storage.outbox import NewDelivery
@@ -138,8 +138,10 @@ async def _store(session: AsyncSession, incoming: Sequence[Incoming], *, created
     if new:
         keys = list(dict.fromkeys(one.conversation_key for one in new))
         conversations = await open_conversations(session, keys, created_at)
+        taken = await _occupied(session, list(conversations.values()))
         rows = [
             {
+                "head": _next(taken, conversations[one.conversation_key]),
                 "public_id": public_id("msg"), "source": one.source, "external_id": one.external_id,
                 "body_hash": one.body_hash, "conversation_id": conversations[one.conversation_key],
                 "text": one.text, "meta": one.meta, "fence": 0, "attempts": 0, "created_at": created_at, **values,
@@ -150,6 +152,19 @@ async def _store(session: AsyncSession, incoming: Sequence[Incoming], *, created
         made = {(row[0], row[1]): Accepted(row[2], row[3], row[4], created=True) for row in inserted}
         known |= made | await _known(session, [one for one in new if one.name not in made])
     return [replace(known[one.name], created=known[one.name].created and first[one.name] is one) for one in incoming]
+
+
+async def _occupied(session: AsyncSession, conversations: Sequence[int]) -> set[int]:
+    """Those of the conversations where a message waits or is in flight."""
+    unfinished = exists().where(Inbox.conversation_id == Conversation.id, among(Inbox.state, *UNFINISHED))
+    return set(await session.scalars(select(Conversation.id).where(Conversation.id.in_(conversations), unfinished)))
+
+
+def _next(taken: set[int], conversation: int) -> bool:
+    """Whether a new message is the head of its conversation, which is then taken."""
+    free = conversation not in taken
+    taken.add(conversation)
+    return free
 
 
 async def _known(session: AsyncSession, incoming: Sequence[Incoming]) -> dict[tuple[str, str], Accepted]:
@@ -187,17 +202,15 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
     left_behind = and_(Inbox.state == "claimed", Inbox.lease_until <= now, Inbox.id.not_in(held))
     due = or_(Inbox.not_before.is_(None), Inbox.not_before <= now)
     ours = or_(false(), *(or_(Inbox.source == name, Inbox.source.startswith(f"{name}:")) for name in channels))
-    candidates = (
-        select(Inbox, Conversation.key, models.Draft)
-        .join(Conversation, Conversation.id == Inbox.conversation_id)
-        .outerjoin(models.Draft, models.Draft.inbox_id == Inbox.id)
-        .where(among(Inbox.state, *UNFINISHED), due, ours, or_(waiting, left_behind))
+    heads = (
+        select(Inbox)
+        .where(Inbox.head, among(Inbox.state, *UNFINISHED), due, ours, or_(waiting, left_behind))
         .order_by(Inbox.id)
         .limit(limit)
-        .with_for_update(skip_locked=True, of=Inbox)
+        .with_for_update(skip_locked=True)
     )
-    rows = (await session.execute(candidates)).all()
-    for message, _, _ in rows:
+    rows = (await session.scalars(heads)).all()
+    for message in rows:
         message.state, message.owner, message.lease_until = "claimed", owner, now + lease
         message.fence += 1
     try:
@@ -205,7 +218,20 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
     except IntegrityError:  # another process was faster in one of these conversations
         await session.rollback()
         return []
-    return [_claim(*row) for row in rows]
+    return await _claims(session, rows)
+
+
+async def _claims(session: AsyncSession, rows: Sequence[Inbox]) -> list[Claim]:
+    if not rows:
+        return []
+    query = (
+        select(Inbox.id, Conversation.key, models.Draft)
+        .join(Conversation, Conversation.id == Inbox.conversation_id)
+        .outerjoin(models.Draft, models.Draft.inbox_id == Inbox.id)
+        .where(Inbox.id.in_([row.id for row in rows]))
+    )
+    beside = {number: (key, draft) for number, key, draft in await session.execute(query)}
+    return [_claim(row, *beside[row.id]) for row in rows]
 
 
 def _claim(message: Inbox, key: str, draft: models.Draft | None) -> Claim:
@@ -257,6 +283,7 @@ async def finish(
     session: AsyncSession, claim: Claim, reply: Reply, deliveries: Sequence[NewDelivery], now: datetime
 ) -> None:
     """Stores both messages, the usage and what is to be sent, and ends the row. Raises ClaimLost."""
+    await _lock(session, claim)
     asked = Message(
         conversation_id=claim.conversation_id, parent_id=await last_message_id(session, claim.conversation_id),
         role="user", content=claim.text, created_at=claim.created_at,
@@ -272,6 +299,7 @@ async def finish(
     session.add(answer)
     await session.flush()
     await _end(session, claim, state="done", reply_id=answer.id, done_at=now)
+    await _promote(session, claim.conversation_id)
     await outbox.add(session, deliveries, now, inbox_id=claim.id)
     await record_usage(
         session,
@@ -288,7 +316,9 @@ async def fail(
     session: AsyncSession, claim: Claim, reason: str, deliveries: Sequence[NewDelivery], now: datetime
 ) -> None:
     """Gives the message up, with the reason and what its sender is told. Raises ClaimLost."""
+    await _lock(session, claim)
     await _end(session, claim, state="failed", error=reason, done_at=now)
+    await _promote(session, claim.conversation_id)
     await outbox.add(session, deliveries, now, inbox_id=claim.id)
 
 
@@ -301,6 +331,22 @@ async def _end(session: AsyncSession, claim: Claim, **values: object) -> None:
     if not await _change(session, claim, lease_until=None, **values):
         raise ClaimLost
     await session.execute(delete(models.Draft).where(models.Draft.inbox_id == claim.id))
+
+
+async def _lock(session: AsyncSession, claim: Claim) -> None:
+    """Keeps out who would add a message to the conversation: he must see that this one has ended, or be seen.
+
+    Raises ClaimLost where the conversation was deleted.
+    """
+    conversation = select(Conversation.id).where(Conversation.id == claim.conversation_id).with_for_update()
+    if await session.scalar(conversation) is None:
+        raise ClaimLost
+
+
+async def _promote(session: AsyncSession, conversation: int) -> None:
+    """Makes the oldest message that waits in a conversation its head."""
+    first = select(func.min(Inbox.id)).where(Inbox.conversation_id == conversation, among(Inbox.state, *UNFINISHED))
+    await session.execute(update(Inbox).where(Inbox.id == first.scalar_subquery(), ~Inbox.head).values(head=True))
 
 
 async def release(session: AsyncSession, claim: Claim) -> None:
@@ -325,14 +371,16 @@ async def by_public_id(session: AsyncSession, identifier: str) -> Inbox | None:
 
 
 async def status(session: AsyncSession, inbox_id: int) -> Status:
-    """Where a message stands, with its reply."""
+    """Where a message stands, with its reply. Raises Forgotten."""
     query = (
         select(Inbox, Conversation.key, Message)
         .join(Conversation, Conversation.id == Inbox.conversation_id)
         .outerjoin(Message, Message.id == Inbox.reply_id)
         .where(Inbox.id == inbox_id)
     )
-    message, key, answer = (await session.execute(query)).one()
+    if (found := (await session.execute(query)).first()) is None:
+        raise Forgotten
+    message, key, answer = found
     reply = None if answer is None else StoredReply(
         answer.content, answer.finish_reason or "", answer.prompt_tokens or 0,
         answer.cached_tokens or 0, answer.completion_tokens or 0,

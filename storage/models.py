@@ -1,4 +1,8 @@
-"""The tables."""
+"""The tables.
+
+`head` of a message or a delivery: nothing of its conversation or lane waits before it. It is true of every row that
+may be next and of few others, so that queues are found by indexes that hold their heads alone, whatever waits behind.
+"""
 
 import secrets
 from array import array
@@ -18,6 +22,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     literal_column,
+    true,
 )
 from sqlalchemy import text as sql
 from sqlalchemy.engine import Dialect
@@ -25,6 +30,8 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mappe
 from sqlalchemy.types import TypeDecorator
 
 Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+# SQLite gives the number of the last row again once that is deleted; somebody may still work on what had it.
+NEVER_AGAIN = {"sqlite_autoincrement": True}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -109,6 +116,7 @@ class Conversation(Table):
             "uq_conversations_open_key", "key", unique=True,
             sqlite_where=sql("closed_at IS NULL"), postgresql_where=sql("closed_at IS NULL"),
         ),
+        NEVER_AGAIN,
     )  # fmt: skip
 
 
@@ -156,6 +164,7 @@ class Inbox(Table):
     reply_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"))
     created_at: Mapped[datetime]
     done_at: Mapped[datetime | None]
+    head: Mapped[bool] = mapped_column(server_default=true())
     __table_args__ = (
         UniqueConstraint("source", "external_id"),
         Index(
@@ -168,13 +177,14 @@ class Inbox(Table):
             postgresql_where=sql("state IN ('queued', 'claimed')"),
         ),
         Index(
-            "ix_inbox_queue", "id",
-            sqlite_where=sql("state IN ('queued', 'claimed')"),
-            postgresql_where=sql("state IN ('queued', 'claimed')"),
+            "ix_inbox_queue", "id", "source",
+            sqlite_where=sql("head = 1 AND state IN ('queued', 'claimed')"),
+            postgresql_where=sql("head AND state IN ('queued', 'claimed')"),
         ),
         Index(None, "conversation_id"),
         Index(None, "reply_id"),
         Index(None, "created_at"),
+        NEVER_AGAIN,
     )  # fmt: skip
 
 
@@ -213,6 +223,7 @@ class Outbox(Table):
     external_ref: Mapped[str | None]
     created_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
+    head: Mapped[bool] = mapped_column(server_default=true())
     __table_args__ = (
         Index(
             "ix_outbox_unfinished", "channel", "lane", "id",
@@ -224,11 +235,19 @@ class Outbox(Table):
             sqlite_where=sql("state = 'sending'"), postgresql_where=sql("state = 'sending'"),
         ),
         Index(
-            "ix_outbox_due", "next_at", "id",
-            sqlite_where=sql("state = 'planned'"), postgresql_where=sql("state = 'planned'"),
+            "ix_outbox_due", "next_at", "id", "channel", "destination",
+            sqlite_where=sql("head = 1 AND state = 'planned'"), postgresql_where=sql("head AND state = 'planned'"),
+        ),
+        Index(
+            "ix_outbox_unsent", "id",
+            sqlite_where=sql("state <> 'sent'"), postgresql_where=sql("state <> 'sent'"),
+        ),
+        Index(
+            "ix_outbox_alone", "created_at",
+            sqlite_where=sql("inbox_id IS NULL"), postgresql_where=sql("inbox_id IS NULL"),
         ),
         Index(None, "inbox_id"),
-        Index(None, "created_at"),
+        NEVER_AGAIN,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, exists, or_, select, tuple_, update
+from sqlalchemy import and_, exists, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -33,6 +33,7 @@ class Delivery:
 
     id: int
     public_id: str
+    owner: str | None
     inbox_id: int | None
     channel: str
     destination: str
@@ -46,7 +47,7 @@ class Delivery:
 
 def _delivery(row: Outbox) -> Delivery:
     return Delivery(
-        row.id, row.public_id, row.inbox_id, row.channel, row.destination, row.lane, row.payload, row.state,
+        row.id, row.public_id, row.owner, row.inbox_id, row.channel, row.destination, row.lane, row.payload, row.state,
         row.attempts, row.failures, row.error,
     )  # fmt: skip
 
@@ -55,8 +56,10 @@ async def add(
     session: AsyncSession, deliveries: Sequence[NewDelivery], now: datetime, inbox_id: int | None = None
 ) -> None:
     """Plans deliveries, in this order within their lanes."""
+    taken = {lane for lane in {(new.channel, new.lane) for new in deliveries} if await _occupied(session, *lane)}
     session.add_all(
         Outbox(
+            head=_next(taken, new),
             public_id=public_id("dlv"), inbox_id=inbox_id, channel=new.channel, destination=new.destination,
             lane=new.lane, payload=new.payload, state="planned", attempts=0, failures=0, next_at=now,
             created_at=now,
@@ -64,6 +67,27 @@ async def add(
         for new in deliveries
     )  # fmt: skip
     await session.flush()
+
+
+async def _occupied(session: AsyncSession, channel: str, lane: str) -> bool:
+    """Whether something of a lane waits or is being sent. Until this transaction ends, the newest of it does not end:
+    who ends it must see what is added here."""
+    newest = (
+        select(Outbox.id)
+        .where(Outbox.channel == channel, Outbox.lane == lane, among(Outbox.state, *UNFINISHED))
+        .order_by(Outbox.id.desc())
+        .limit(1)
+        .with_for_update(read=True)
+    )
+    return await session.scalar(newest) is not None
+
+
+def _next(taken: set[tuple[str, str]], new: NewDelivery) -> bool:
+    """Whether a new delivery is the head of its lane, which is then taken."""
+    lane = new.channel, new.lane
+    free = lane not in taken
+    taken.add(lane)
+    return free
 
 
 async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, channels: Collection[str],
@@ -82,7 +106,9 @@ async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: tim
     busy = tuple_(Outbox.channel, Outbox.destination).in_(full)
     due = (
         select(Outbox)
-        .where(among(Outbox.state, "planned"), Outbox.next_at <= now, Outbox.channel.in_(channels), ~behind)
+        .where(
+            Outbox.head, among(Outbox.state, "planned"), Outbox.next_at <= now, Outbox.channel.in_(channels), ~behind
+        )
         .where(*([~busy] if full else []))
         .order_by(Outbox.next_at, Outbox.id)
         .limit(limit)
@@ -113,6 +139,16 @@ async def _end(session: AsyncSession, delivery: Delivery, **values: object) -> N
     """Writes down how a try ended, unless another process has taken the delivery over meanwhile."""
     mine = and_(Outbox.id == delivery.id, Outbox.state == "sending", Outbox.attempts == delivery.attempts)
     await session.execute(update(Outbox).where(mine).values(lease_until=None, **values))
+    if values["state"] != "planned":
+        await _promote(session, delivery)
+
+
+async def _promote(session: AsyncSession, delivery: Delivery) -> None:
+    """Makes the oldest delivery that waits in a lane its head."""
+    first = select(func.min(Outbox.id)).where(
+        Outbox.channel == delivery.channel, Outbox.lane == delivery.lane, among(Outbox.state, *UNFINISHED)
+    )
+    await session.execute(update(Outbox).where(Outbox.id == first.scalar_subquery(), ~Outbox.head).values(head=True))
 
 
 async def mark_sent(session: AsyncSession, delivery: Delivery, reference: str | None, now: datetime) -> None:
@@ -145,7 +181,7 @@ async def replay(session: AsyncSession, identifier: str, now: datetime) -> None:
     again = (
         update(Outbox)
         .where(Outbox.public_id == identifier, Outbox.state.in_(("uncertain", "dead")))
-        .values(state="planned", failures=0, next_at=now)
+        .values(state="planned", failures=0, next_at=now, head=True)
         .returning(Outbox.id)
     )
     if (await session.execute(again)).first() is None:

@@ -14,11 +14,21 @@ key = typer.Typer(no_args_is_help=True, help="API keys for programs.")
 client = typer.Typer(no_args_is_help=True, help="Webhook clients.")
 telegram = typer.Typer(no_args_is_help=True, help="Who may talk to the bot on Telegram.")
 outbox = typer.Typer(no_args_is_help=True, help="What is being sent, and what could not be.")
-db = typer.Typer(no_args_is_help=True, help="The database's schema.")
+db = typer.Typer(no_args_is_help=True, help="The database: its schema, and what is in it.")
+
+KEYS_SHOWN = 10
 
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 UserId = Annotated[
     int, typer.Argument(metavar="ID", show_default=False, help="The numeric id that the bot tells strangers.")
+]
+Key = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY",
+        show_default=False,
+        help="telegram:123 or webhook:demo:room-1; with a colon at its end all that begin so, such as webhook:demo:",
+    ),
 ]
 
 
@@ -185,3 +195,38 @@ def db_check() -> None:
 
     run(check())
     typer.echo("The database is up to date.")
+
+
+@db.command("forget")
+def db_forget(key: Key, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Delete a conversation for good, with what waits for its answer or to be sent, and all KV snapshots on disk.
+
+    What answers took stays in the ledger, without whose they were. A service may be running: where it uses SQLite
+    it waits with writing while the file is written anew, for a second or so each 100 MB. On PostgreSQL, autovacuum
+    removes what is deleted from the disk, a little later.
+    """
+    from bot.app import opened_database
+    from bot.clock import now
+    from bot.housekeeping import forget_snapshots
+    from storage import retention
+    from storage.retention import Deleted
+
+    found = in_database(lambda session: retention.match(session, key))
+    keys = ", ".join(found.keys[:KEYS_SHOWN]) + (", …" if len(found.keys) > KEYS_SHOWN else "")
+    typer.echo(
+        f"{keys}\n{found.conversations} conversations, closed ones included; {found.messages} messages; "
+        f"{found.unanswered} without an answer yet"
+    )
+    if not yes:
+        typer.confirm("Delete all of this for good?", abort=True)
+
+    async def forget() -> Deleted:
+        async with opened_database(settings()) as database:
+            return await retention.forget(database, key, now())
+
+    snapshots = forget_snapshots(settings().data / "kv")
+    deleted = run(forget())
+    typer.echo(
+        f"Deleted: {deleted.conversations} conversations, {deleted.messages} messages, {snapshots} KV snapshots. "
+        "A running service deletes for an hour what it still writes of them; what it has in memory goes when it stops."
+    )

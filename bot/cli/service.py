@@ -36,7 +36,10 @@ def _show_ready(running: "Running") -> None:
     ]
     if running.demo:
         lines.append("  This model only shows that everything works. For a real one: dswbot model pull qwen3-4b")
-    typer.echo("\n".join(lines))
+    try:
+        typer.echo("\n".join(lines))
+    except OSError:  # nobody reads it, or the disk is full: no reason to end; what is buffered must not fail the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def worker(socket: Annotated[str, typer.Option(help="The Unix socket of the service to work for.")]) -> None:

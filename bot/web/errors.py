@@ -7,7 +7,7 @@ from aiohttp import web
 
 from bot.errors import DswbotError
 from inference.errors import EngineUnavailable, InferenceError, InvalidRequest, Overloaded, PromptTooLong
-from storage.errors import StorageError
+from storage.errors import Forgotten, StorageError
 
 
 class ApiError(DswbotError):
@@ -78,6 +78,8 @@ def translate(error: Exception) -> ApiError | None:
             return ApiError(503, str(error), code="model_not_ready", headers={"Retry-After": "5"})
         case InferenceError():
             return ApiError(503, str(error), code="model_failed", headers={"Retry-After": "1"})
+        case Forgotten():
+            return ApiError(404, str(error), code="forgotten")
         case StorageError():
             return ApiError(503, str(error), code="storage_unavailable", headers={"Retry-After": "5"})
         case web.HTTPException():

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 LOOK_UP = 1.0  # seconds in which a database that is not well may tell who asks how it is
 
+PARTING = web.RequestKey("parting", web.Response)  # what a call that waits is answered where the service stops
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -99,7 +101,7 @@ class HttpServer:
         except asyncio.CancelledError:
             if not self._cut or _begun(request):  # the asker has gone, or has heard the beginning
                 raise
-            return response_to(Stopping())
+            return request.get(PARTING) or response_to(Stopping())
         except Exception as error:  # boundary: the edge of the process
             told = translate(error)
             if told is None:

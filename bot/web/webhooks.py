@@ -18,10 +18,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from bot.conversation import Turns
 from bot.live import LiveTurn
+from bot.patience import persistently
 from bot.web.auth import Keys
 from bot.web.body import EventStream, json_response, parse, read_body
 from bot.web.errors import ApiError
 from bot.web.lately import Lately
+from bot.web.server import PARTING
 from storage import clients, inbox
 from storage.clients import ClientInfo
 from storage.database import Database
@@ -120,7 +122,7 @@ class Webhooks:
             return await self._receipt(accepted)
         with ExitStack() as stack:
             live = stack.enter_context(self._turns.follow(accepted.id))
-            answer = self._stream(request, live) if post.reply == "stream" else self._wait(live)
+            answer = self._stream(request, live) if post.reply == "stream" else self._wait(request, live)
             return await answer
 
     async def show(self, request: web.Request) -> web.StreamResponse:
@@ -158,8 +160,13 @@ class Webhooks:
         return json_response(Receipt(accepted.public_id, state), 202)
 
     async def _status(self, live: LiveTurn) -> Status:
-        async with self._db.read() as session:
-            return await inbox.status(session, live.message_id)
+        """The stored state, once the database tells it: whoever waits has been promised an answer."""
+
+        async def look() -> Status:
+            async with self._db.read() as session:
+                return await inbox.status(session, live.message_id)
+
+        return await persistently(look, "where a message stands")
 
     async def _settled(self, live: LiveTurn) -> Status:
         """The stored state, a little later where the turn was given back to be tried again."""
@@ -168,11 +175,12 @@ class Webhooks:
             await asyncio.sleep(RETRY_LOOK)
         return status
 
-    async def _wait(self, live: LiveTurn) -> web.StreamResponse:
+    async def _wait(self, request: web.Request, live: LiveTurn) -> web.StreamResponse:
         deadline = time.monotonic() + WAIT_LIMIT
         while (status := await self._settled(live)).state not in FINAL:
+            request[PARTING] = json_response(_report(status, state=True), 202)
             if time.monotonic() > deadline:
-                return json_response(_report(status, state=True), 202)
+                return request[PARTING]
             await live.over(LOOK_EVERY)
         if status.state == "failed":
             raise _failure(status)

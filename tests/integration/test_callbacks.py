@@ -50,7 +50,7 @@ def planned(outcome: Outcome = ANSWER, **named: str) -> NewDelivery:
 def taken(new: NewDelivery | None = None, failures: int = 0) -> Delivery:
     new = new or planned()
     return Delivery(
-        1, "dlv_1", None, new.channel, new.destination, new.lane, new.payload, "sending", 1, failures, None
+        1, "dlv_1", "me", None, new.channel, new.destination, new.lane, new.payload, "sending", 1, failures, None
     )  # fmt: skip
 
 

@@ -32,6 +32,12 @@ def test_the_environment_wins_over_the_file(tmp_path: Path):
     assert not settings.dsw.dry_run
 
 
+def test_conversations_are_kept_for_ever_unless_told_otherwise():
+    assert load({}).database.keep is None
+    assert load({"DSWBOT_DATABASE__KEEP": "4d"}).database.keep == 4 * 86400
+    assert load({"DSWBOT_DATABASE__KEEP": "90d"}).database.keep == 90 * 86400
+
+
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
@@ -44,6 +50,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path):
         ({"DSWBOT_IDLE__TIMEZONE": "Mars/Olympus"}, "idle.timezone"),
         ({"DSWBOT_MODEL__SLOTS": "0"}, "model.slots"),
         ({"DSWBOT_MODEL__LORA": "x.gguf"}, "model.lora"),
+        ({"DSWBOT_DATABASE__KEEP": "95h"}, "database.keep"),
+        ({"DSWBOT_DATABASE__KEEP": "for ever"}, "database.keep"),
         ({"DSWBOT_TELEGRAM__ADMINS": "ann"}, "telegram.admins"),
         ({"DSWBOT_CONFIG": "/nowhere/dswbot.toml"}, "/nowhere/dswbot.toml"),
     ],

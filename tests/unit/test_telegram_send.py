@@ -44,7 +44,7 @@ class Scripted(BaseRequest):
 
 def delivery(payload: Payload) -> Delivery:
     new = planned(payload)
-    return Delivery(1, "dlv_1", None, new.channel, new.destination, new.lane, new.payload, "sending", 1, 0, None)
+    return Delivery(1, "dlv_1", "me", None, new.channel, new.destination, new.lane, new.payload, "sending", 1, 0, None)
 
 
 async def send(request: Scripted, *, edit: int | None, gate: FloodGate | None = None) -> str | None:
