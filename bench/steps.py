@@ -23,9 +23,9 @@ from typing import Any
 from bench.load import WORDS
 from inference import protocol as p
 from inference import weights
-from inference.worker import Worker, _load
+from inference.worker import SWITCH, Worker, _load
 
-PARTS = ("prefill", "decode", "speak", "wait", "draw", "between")
+PARTS = ("drain", "admit", "prefill", "decode", "speak", "wait", "draw", "between")
 LONGEST = 8
 
 
@@ -50,7 +50,10 @@ class Probe:
         loop = worker.loop
         self.steps: list[Step] = []
         self._ended = 0.0
+        self._early: dict[str, float] = defaultdict(float)  # of what comes before the next step
         inner: Any = loop
+        inner._drain = self._before("drain", inner._drain)
+        inner._cache.admit = self._before("admit", inner._cache.admit)
         inner._prefill = self._timed("prefill", inner._prefill)
         inner._decode = self._timed("decode", inner._decode)
         inner._speak = self._timed("speak", inner._speak)
@@ -62,11 +65,23 @@ class Probe:
             began = time.monotonic()
             self.steps.append(Step(began, len(plan.passes), len(plan.rows)))
             if self._ended:
-                self.steps[-1].parts["between"] = began - self._ended
+                self.steps[-1].parts |= self._early
+                self.steps[-1].parts["between"] = began - self._ended - sum(self._early.values())
+            self._early.clear()
             step(plan, started)
             self._ended = time.monotonic()
 
         inner._step = timed_step
+
+    def _before(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return work(*arguments)
+            finally:
+                self._early[name] += time.monotonic() - began
+
+        return timed
 
     def _timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:
@@ -139,6 +154,7 @@ def main() -> None:
     parser.add_argument("--intruder", type=int, default=0)
     options = parser.parse_args([] if sys.argv[0].endswith("bench/__main__.py") else None)
     model = options.model or weights.resolve("embedded", "", Path()).path
+    sys.setswitchinterval(SWITCH)
     slots = options.clients + bool(options.intruder)
     with tempfile.TemporaryDirectory() as folder:
         config = p.EngineConfig("bench", str(model), folder, context=options.context, slots=slots)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from inference.errors import DecodeFailed, LoadFailed
 from inference.protocol import EngineConfig, ModelInfo
 from inference.sampling import NARROW, Floats, Ids, likeliest
-from inference.scheduler import BLOCK
+from inference.scheduler import BLOCK, CPU_SHAPE, GPU_SHAPE
 from inference.sizing import Plan, cells
 from inference.weights import digest
 
@@ -118,6 +118,8 @@ class Model:
         trained = int(ll.llama_model_n_ctx_train(self._model))
         self.context = min(plan.context, trained)
         self.gpu = llama_gpu() and config.gpu_layers != 0
+        self.shape = GPU_SHAPE if self.gpu else CPU_SHAPE
+        self._width = max(self.shape.most, self.slots + DRAFT)
         self._chains: list[Any] = []  # a sampler chain a slot, on a GPU
         self._wide: set[int] = set()  # the slots whose chain is taken off
         self._context = self._open_context()
@@ -145,7 +147,7 @@ class Model:
         params.n_ctx = cells(self.context) * (self.slots + self.parked)
         params.kv_unified = False
         params.n_seq_max = self.slots + self.parked
-        params.n_batch = params.n_ubatch = max(config.batch, self.slots + DRAFT)
+        params.n_batch = params.n_ubatch = self._width
         params.n_outputs_max = self.slots + max(self.parked, DRAFT)  # llama.cpp wants one a stream
         params.n_outputs_max_per_seq = 1 + DRAFT
         # on CPUs its sums depend on how a prompt was cut, so a cached one would not equal a fresh one (decision 0003)
@@ -176,7 +178,7 @@ class Model:
         params.n_samplers = count
 
     def _init_batch(self) -> None:
-        size = max(self.config.batch, self.slots + DRAFT)
+        size = self._width
         self._batch = batch = ll.llama_batch_init(size, 0, 1)
         self._token = np.ctypeslib.as_array(batch.token, (size,))
         self._pos = np.ctypeslib.as_array(batch.pos, (size,))
@@ -323,7 +325,7 @@ class Model:
         All streams must be unused. The first passes of every shape are several times as slow as later ones, and on
         a GPU each eighth row is another shape.
         """
-        prompt = [0] * min(self.config.batch if self.gpu else 16, self.context)
+        prompt = [0] * min(640 if self.gpu else 16, self.context)
         self.add(0, prompt, 0)
         self.decode()
         copying = self._time_copy(len(prompt)) if self.gpu and self.slots > 1 else 0.0
@@ -337,6 +339,11 @@ class Model:
             self.add(0, [0] * count, count - 32)
             self.decode()
         self._empty()
+        for together in (2, 3, 4) if self.gpu and self.context > 512 and self.slots >= 4 else ():
+            for stream in range(together):
+                self.add(stream, [0] * 512, 0)
+            self.decode()
+            self._empty()
         return copying
 
     def _empty(self) -> None:

@@ -7,10 +7,11 @@ from inference.scheduler import GRAIN
 
 LEAST_DECODE = 0.012  # seconds that a decoding step is taken for at least: a shorter one may be held up by as much
 CALM = 2.0  # decoding steps' worth of prefill beside one
-BUSY = 0.032  # seconds of it, or as much as when calm, where some wait for their first token
-RUSH = 0.15  # at most, where many wait
+BUSY = 0.036  # seconds of it, or as much as when calm, where some wait for their first token
+ALONE = 0.15  # seconds where nobody is held up, as long as nobody else can begin
+RUSH = 0.5  # seconds where as many wait for their first token as for their next one
 MANY = 4
-SHARE = 8  # of what they all have to wait for, one step may take this part
+LONE = 512  # tokens that are computed at once where nobody is held up, at least
 LEARNING = 0.2  # weight of the newest measurement
 
 
@@ -38,16 +39,19 @@ class Pace:
     host: Average = field(default_factory=lambda: Average(2e9))  # bytes a second
     disk: float = 5e8
 
-    def budget(self, *, waiting: int, decoding: int, backlog: int) -> int:
-        """Prompt tokens in a step beside decoding: `waiting` prompts gain what `decoding` sequences lose.
+    def budget(self, *, waiting: int, decoding: int) -> int:
+        """Prompt tokens in a step: the `waiting` prompts gain what the `decoding` sequences lose.
 
-        `backlog`: tokens that the prompts have to be computed of. A step for few costs nearly as much as one for all,
-        so a crowd that comes at once is let in in a few long steps.
+        A step for few costs nearly as much as one for all, so a crowd that comes at once is let in in a few long
+        steps, when few are held up by them, and the last of it beside those who are being answered.
         """
-        calm = CALM * max(LEAST_DECODE, float(self.decode))
-        rush = min(RUSH, backlog / float(self.prefill) / SHARE) if waiting >= MANY else 0.0
-        most = max(BUSY, rush) if 4 * waiting >= decoding else 0.0
-        seconds = max(calm, most)
+        if not decoding:
+            return max(LONE, int((RUSH if waiting >= MANY else ALONE) * float(self.prefill)))
+        seconds = CALM * max(LEAST_DECODE, float(self.decode))
+        if 4 * waiting >= decoding:
+            seconds = max(seconds, BUSY)
+        if waiting >= MANY:
+            seconds = max(seconds, RUSH * min(1.0, waiting / decoding) ** 3)
         return max(GRAIN, int(seconds * float(self.prefill)))
 
     def note_step(self, *, prefill: int, rows: int, seconds: float) -> None:

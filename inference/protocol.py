@@ -56,7 +56,6 @@ class EngineConfig(msgspec.Struct, frozen=True):
     kv_dir: str = ""  # where conversations' KV is kept over restarts; empty: nowhere
     context: int | None = None  # tokens
     slots: int | None = None  # sequences computed at once
-    batch: int = 640  # tokens a pass may have
     gpu_layers: int = -1
     kv_type: KvType | None = None
     threads: int = 0  # 0: the cores that this process may use

@@ -10,6 +10,7 @@ from pathlib import Path
 from inference import gguf
 from inference.errors import LoadFailed
 from inference.protocol import KvType
+from inference.scheduler import CPU_SHAPE, GPU_SHAPE
 
 GIB = 1 << 30
 MOST_STREAMS = 256  # LLAMA_MAX_SEQ
@@ -87,7 +88,7 @@ def plan(shape: Shape, gpu: Memory | None, ram: Memory, wishes: Wishes, *, cores
     f16. Free memory beyond that holds parked conversations on a GPU, and a quarter of free RAM holds idle ones.
     """
     memory = gpu or ram
-    room = (memory.free - _working(shape) if gpu else memory.free * 0.8 - _working(shape)) - shape.weights
+    room = memory.free * (1.0 if gpu else 0.8) - _working(shape, gpu=gpu is not None) - shape.weights
     for context, slots, kv_type in _candidates(shape, wishes, cores=cores, gpu=gpu is not None):
         stream = shape.stream_bytes(context, kv_type)
         left = room - slots * stream
@@ -101,12 +102,13 @@ def plan(shape: Shape, gpu: Memory | None, ram: Memory, wishes: Wishes, *, cores
                 + (f", {parked} more at rest" if parked else "") + f"; {_gib(host)} of RAM for idle ones"
             )  # fmt: skip
             return Plan(context, slots, parked, kv_type, int(host), shape.kv_bytes(kv_type), reason)
-    raise LoadFailed(_refusal(shape, memory, room, wishes))
+    raise LoadFailed(_refusal(shape, memory, room, _working(shape, gpu=gpu is not None), wishes))
 
 
-def _working(shape: Shape) -> int:
-    """What computing takes beside weights and KV: buffers for 512 rows and for the logits, and some slack."""
-    return 600 * 1024 * 1024 + 512 * shape.embedding * 4 * 24 if shape.embedding > 1024 else 200 * 1024 * 1024
+def _working(shape: Shape, *, gpu: bool) -> int:
+    """What computing takes beside weights and KV: buffers for a pass and for the logits, and some slack."""
+    rows = (GPU_SHAPE if gpu else CPU_SHAPE).most
+    return 600 * 1024 * 1024 + rows * shape.embedding * 4 * 24 if shape.embedding > 1024 else 200 * 1024 * 1024
 
 
 def _candidates(shape: Shape, wishes: Wishes, *, cores: int, gpu: bool) -> list[tuple[int, int, KvType]]:
@@ -127,13 +129,13 @@ def _candidates(shape: Shape, wishes: Wishes, *, cores: int, gpu: bool) -> list[
     ]
 
 
-def _refusal(shape: Shape, memory: Memory, room: float, wishes: Wishes) -> str:
+def _refusal(shape: Shape, memory: Memory, room: float, working: int, wishes: Wishes) -> str:
     """One line: what is needed, what there is, and what would fit."""
     kv_type = wishes.kv_type or "q8_0"
     context, slots = wishes.context or 2048, wishes.slots or 1
     stream = shape.stream_bytes(context, kv_type)
     head = (
-        f"{memory.name} has {_gib(memory.free)} free and the model needs {_gib(shape.weights + _working(shape))} "
+        f"{memory.name} has {_gib(memory.free)} free and the model needs {_gib(shape.weights + working)} "
         f"before the first conversation"
     )
     if room <= 0:

@@ -13,12 +13,10 @@ from inference.llama import DRAFT, Model
 from inference.pace import Pace
 from inference.protocol import Chunk, FinishReason, Step
 from inference.sampling import NARROW, WIDE, draw, penalised, uniforms
-from inference.scheduler import Piece, Row, Scheduler, Shape, StepPlan
+from inference.scheduler import Piece, Row, Scheduler, StepPlan
 from inference.sequence import Sequence, Stream, as_tokens
 
 JUNK = 48  # cells that fillers may take in a stream before they are cleared
-GPU_SHAPE = Shape(fill=True, overhead=64, drafters=4)
-CPU_SHAPE = Shape(fill=False, overhead=8, drafters=1)
 ADMITTING = 0.02  # seconds a step, begun ones aside, while others are answered: to bring a cache takes time
 FLUSH = 2.0  # seconds that a stop may take to put conversations on disk
 
@@ -107,10 +105,10 @@ class StepLoop:
             if others and time.monotonic() - now > ADMITTING:
                 break
         scheduler = self._scheduler
-        begun = [s.prefill for s in scheduler.running if s.prefill > 0 and not s.background]
-        waiting = begun + [len(s.tokens) for s in scheduler.waiting[: scheduler.free]]
-        decoding = scheduler.answering - len(begun)
-        budget = self._pace.budget(waiting=len(waiting), decoding=decoding, backlog=sum(waiting))
+        begun = sum(s.prefill > 0 and not s.background for s in scheduler.running)
+        waiting = begun + min(len(scheduler.waiting), scheduler.free)
+        decoding = scheduler.answering - begun
+        budget = self._pace.budget(waiting=waiting, decoding=decoding)
         plan = self._scheduler.plan(budget=budget, now=now)
         if plan.passes or plan.rows:
             self._step(plan, now)

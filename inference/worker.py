@@ -38,7 +38,7 @@ from inference.sampling import choose, recommended
 from inference.scheduler import Scheduler
 from inference.sequence import Sequence, as_tokens, common_prefix
 from inference.speculation import Drafting
-from inference.step import CPU_SHAPE, GPU_SHAPE, StepLoop
+from inference.step import StepLoop
 from inference.text import TextStream
 
 log = structlog.get_logger()
@@ -153,7 +153,7 @@ class Worker:
         self._desk = Desk(model)
         self._send = send
         self._soon = soon
-        scheduler = Scheduler(slots=model.slots, parked=model.parked, shape=GPU_SHAPE if model.gpu else CPU_SHAPE)
+        scheduler = Scheduler(slots=model.slots, parked=model.parked, shape=model.shape)
         folder = Path(config.kv_dir) if config.kv_dir else None
         limits = {"host_bytes": model.plan.host_cache, "disk_bytes": config.disk_cache}
         store = KvStore(folder, model.fingerprint, **limits)

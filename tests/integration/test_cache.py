@@ -14,7 +14,7 @@ from inference import worker
 from inference.llama import Model
 from inference.scheduler import Shape
 from inference.sizing import Plan
-from inference.step import CPU_SHAPE, GPU_SHAPE
+from inference.scheduler import CPU_SHAPE, GPU_SHAPE
 from tests.integration.reference import Reference
 
 GREEDY = p.Sampling(temperature=0, frequency_penalty=0)

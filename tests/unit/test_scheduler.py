@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.scheduler import BLOCK, GRAIN, Scheduler, Shape, StepPlan, slice_of, whole_range
+from inference.scheduler import BLOCK, GPU_SHAPE, GRAIN, Scheduler, Shape, StepPlan, slice_of, whole_range
 from inference.sequence import Sequence
 from tests.unit.sequences import sequence
 
@@ -49,7 +49,7 @@ def test_a_prompt_and_its_first_token_are_one_step():
     scheduler = Scheduler(slots=1)
     one = sequence(1, [1] * 100)
     start(scheduler, one)
-    plan = scheduler.plan(budget=GRAIN, now=0)
+    plan = scheduler.plan(budget=100, now=0)
     assert [[p.count for p in pieces] for pieces in plan.passes] == [[99]]
     assert [row.sequence for row in plan.rows] == [one]
 
@@ -64,10 +64,10 @@ def test_prefill_beside_decoding_is_bounded_and_everybody_who_decodes_has_a_row(
     assert [row.sequence.id for row in plan.rows] == [1]
 
 
-def test_alone_a_prompt_takes_the_whole_batch():
+def test_a_pass_has_no_more_than_the_batch_and_a_step_no_slice_after_it():
     scheduler = Scheduler(slots=2)
     start(scheduler, sequence(1, [1] * 900))
-    plan = scheduler.plan(budget=64, now=0)
+    plan = scheduler.plan(budget=800, now=0)
     assert [[p.count for p in pieces] for pieces in plan.passes] == [[512]]
     assert plan.rows == ()
 
@@ -84,8 +84,31 @@ def test_a_short_prompt_does_not_wait_behind_a_long_one_but_a_long_one_ages():
 def test_neighbours_with_as_much_to_compute_share_a_pass():
     scheduler = Scheduler(slots=4)
     start(scheduler, *(sequence(i, [i] * 41) for i in range(4)))
-    (pieces,) = scheduler.plan(budget=64, now=0).passes
+    (pieces,) = scheduler.plan(budget=160, now=0).passes
     assert [(p.sequence.stream.index, p.count) for p in pieces] == [(0, 40), (1, 40), (2, 40), (3, 40)]
+
+
+def test_prompts_of_nearly_one_length_share_a_pass_and_their_ends_join_the_rows():
+    scheduler = Scheduler(slots=4, shape=GPU_SHAPE)
+    lengths = (529, 527, 530, 528)
+    start(scheduler, *(sequence(i, [i] * length) for i, length in enumerate(lengths)))
+    plan = scheduler.plan(budget=2400, now=0)
+    assert [[p.count for p in pieces] for pieces in plan.passes] == [[526] * 4]
+    assert len(plan.rows) == 4
+    compute(plan)
+    assert [s.prefill for s in scheduler.running] == [1, 0, 2, 0]
+    for _ in range(2):
+        plan = scheduler.plan(budget=2400, now=0)
+        assert plan.passes == ()
+        compute(plan)
+    assert all(s.decoding for s in scheduler.running)
+
+
+def test_a_crowd_is_let_in_in_several_passes_a_step():
+    scheduler = Scheduler(slots=9, shape=GPU_SHAPE)
+    start(scheduler, *(sequence(i, [i] * 501) for i in range(9)))
+    plan = scheduler.plan(budget=4500, now=0)
+    assert [len(pieces) for pieces in plan.passes] == [5, 4]
 
 
 def test_what_nobody_waits_for_is_computed_only_when_nobody_is_answered():
@@ -177,7 +200,7 @@ def test_an_answer_that_was_preempted_says_how_much_of_its_prompt_was_cached_at_
     assert (one.cached, one.admitted, one.done) == (2, 1.0, 3)
 
 
-@pytest.mark.parametrize("shape", [Shape(), FILLING])
+@pytest.mark.parametrize("shape", [Shape(), FILLING, GPU_SHAPE])
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=12), st.integers(1, 4), st.integers(32, 512))
 def test_every_sequence_gets_everything_computed_once_and_no_pass_is_too_large(
     shape: Shape, lengths: list[int], slots: int, budget: int

@@ -24,7 +24,7 @@ def kv(shape: Shape, chosen: Plan) -> float:
 
 
 @pytest.mark.parametrize(
-    ("size", "slots", "context"), [(15, 8, 8192), (22.5, 16, 8192), (31, 24, 8192), (78, 64, 8192), (8, 8, 4096)]
+    ("size", "slots", "context"), [(15, 8, 8192), (22.5, 16, 8192), (31, 16, 8192), (78, 64, 8192), (8, 12, 2048)]
 )
 def test_qwen_on_gpus(size: float, slots: int, context: int):
     chosen = plan(QWEN, gib(size), RAM, Wishes(), cores=8)
