@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -159,7 +160,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = p.EngineConfig("bench", str(model), folder, context=options.context, slots=slots)
         reports: queue.SimpleQueue[p.Report] = queue.SimpleQueue()
-        worker = Worker(_load(config, lambda _report: None), reports.put, lambda work, *arguments: work(*arguments))
+        aside = ThreadPoolExecutor(1)  # as the socket's thread would
+        worker = Worker(_load(config, lambda _report: None), reports.put, aside.submit)
         probe = Probe(worker)
         threading.Thread(target=worker.run, name="model", daemon=True).start()
         run(worker, reports, options, 1)  # the first time every shape is slow

@@ -18,6 +18,7 @@ from inference.sequence import Sequence, Stream, as_tokens
 
 JUNK = 48  # cells that fillers may take in a stream before they are cleared
 ADMITTING = 0.02  # seconds a step, begun ones aside, while others are answered: to bring a cache takes time
+AHEAD_EVERY = 0.02  # seconds between two conversations that are prepared for their next turn
 FLUSH = 2.0  # seconds that a stop may take to put conversations on disk
 
 
@@ -132,10 +133,12 @@ class StepLoop:
         """Takes the commands that have come. With nothing to compute it keeps conversations, then waits."""
         while True:
             idle = not self._scheduler.running and not self._scheduler.waiting
-            while idle and self._ended:
+            timeout = self._cache.tend(time.monotonic(), idle=idle)
+            if idle and self._ended:  # one by one: whoever comes now must not queue behind all of them
                 self._finished(self._ended.popleft())
+                timeout = AHEAD_EVERY
             try:
-                command = self._commands.get(block=idle, timeout=self._cache.tend(time.monotonic(), idle=idle))
+                command = self._commands.get(block=idle, timeout=timeout)
             except queue.Empty:
                 if idle:
                     continue

@@ -12,9 +12,8 @@ import pytest
 from inference import protocol as p
 from inference import worker
 from inference.llama import Model
-from inference.scheduler import Shape
+from inference.scheduler import CPU_SHAPE, GPU_SHAPE, Shape
 from inference.sizing import Plan
-from inference.scheduler import CPU_SHAPE, GPU_SHAPE
 from tests.integration.reference import Reference
 
 GREEDY = p.Sampling(temperature=0, frequency_penalty=0)
