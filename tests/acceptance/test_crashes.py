@@ -61,6 +61,17 @@ async def test_a_stopped_worker_is_noticed_at_shutdown_and_killed(data: Path):
             os.kill(worker, 0)
 
 
+async def test_a_stopped_worker_does_not_outlive_a_killed_service(data: Path):
+    service = Service(data).start()
+    worker = service.worker_pid
+    os.kill(worker, signal.SIGSTOP)
+    service.kill()
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.kill(worker, 0)
+            await asyncio.sleep(0.1)
+
+
 async def test_killing_the_service_between_intake_and_reply_still_gives_one_reply(data: Path):
     service = Service(data).start()
     client = service.new_client("demo")

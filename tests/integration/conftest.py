@@ -107,7 +107,7 @@ async def connections_closed() -> None:
     """SQLAlchemy closes a connection whose use was cancelled in a task of its own, which must not outlive the loop."""
     closing = [task for task in asyncio.all_tasks() if "_terminate" in getattr(task.get_coro(), "__qualname__", "")]
     if closing:
-        await asyncio.wait(closing, timeout=30)
+        await asyncio.wait(closing, timeout=1)
 
 
 @pytest.fixture

@@ -298,6 +298,49 @@ async def test_order_holds_within_a_conversation_and_none_waits_for_another(
         assert await outbox.unfinished(session) == []
 
 
+class Once:
+    """A way out that must not be tried twice blindly."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def send(self, delivery: Delivery) -> str | None:
+        self.sent.append(delivery.payload)
+        return None
+
+    def repeatable(self, _delivery: Delivery) -> bool:
+        return False
+
+
+async def test_what_was_claimed_without_being_told_so_was_never_sent(
+    sqlite_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks while a claim is being committed."""
+    monkeypatch.setattr("bot.delivery.POLL", 0.02)
+    once, deliveries = Once(), Deliveries(sqlite_db, owner="test")
+    deliveries.senders["once"] = once
+    due = deliveries._due
+
+    async def untold() -> list[Delivery]:
+        if claimed := await due():
+            deliveries._due = due
+            raise DatabaseUnavailable(claimed[0].payload)
+        return []
+
+    deliveries._due = untold
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(deliveries.run())
+        await asyncio.sleep(0.1)  # what the last process of this name left behind is settled
+        async with sqlite_db.write() as session:
+            await outbox.add(session, [NewDelivery("once", "1", "1", "hello")], now())
+        while not once.sent:
+            await asyncio.sleep(0.01)
+        deliveries.close()
+    assert once.sent == ["hello"]
+    async with sqlite_db.read() as session:
+        assert await outbox.unfinished(session) == []
+
+
 async def test_an_endpoint_that_hangs_delays_nobody_else(sender, receiver, sqlite_db: Database) -> None:
     async with sqlite_db.write() as session:
         other = (await clients.create_client(session, "other", receiver.url, now())).secret

@@ -24,7 +24,7 @@ from storage import inbox, migrations, models, outbox, retention, vacuum
 from storage.acceptance import Acceptance
 from storage.conversations import close_conversation
 from storage.database import Database
-from storage.errors import ClaimLost, DatabaseUnavailable, UnknownName
+from storage.errors import ClaimLost, DatabaseUnavailable, Forgotten, UnknownName
 from storage.inbox import Claim, Draft, Incoming, Reply
 from storage.models import Conversation, Inbox, Message, Outbox, Usage
 from storage.outbox import NewDelivery
@@ -337,6 +337,9 @@ async def test_an_answer_in_flight_does_not_bring_it_back(db: Database) -> None:
         with pytest.raises(ClaimLost):
             async with db.write() as session:
                 await end(session, held)
+    async with db.read() as session:
+        with pytest.raises(Forgotten):
+            await inbox.status(session, held.id)
     async with db.write() as session:
         await inbox.checkpoint(session, held, draft)
         await inbox.release(session, held)
