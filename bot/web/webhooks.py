@@ -190,20 +190,25 @@ class Webhooks:
         events = EventStream(request)
         status = await self._status(live)
         await events.send(_report(status, state=True), "accepted")
-        seen, start = 0, live.starts
+        shown, start = "", live.starts
         while status.state not in FINAL:
             changed = await live.changed(LOOK_EVERY)
-            if live.starts != start and seen:
+            if live.starts != start and shown:
                 await events.send(Restarted(), "restarted")
-                seen = 0
+                shown = ""
             start = live.starts
-            if len(live.text) > seen:
-                text, seen = live.text[seen:], len(live.text)
+            if len(live.text) > len(shown):
+                text, shown = live.text[len(shown) :], live.text
                 await events.send(TextDelta(text), "delta")
             if not changed:
                 await events.ping()
             if live.ended or not changed:
                 status = await self._settled(live)
+        if status.reply and shown.strip() != status.reply.text:  # another gateway has taken it over
+            if not status.reply.text.startswith(shown):
+                await events.send(Restarted(), "restarted")
+                shown = ""
+            await events.send(TextDelta(status.reply.text[len(shown) :]), "delta")
         await events.send(_report(status), "done" if status.state == "done" else "error")
         return await events.close()
 
