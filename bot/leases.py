@@ -82,5 +82,6 @@ class Leases:
             one.live.noted(draft)
         for one in due:
             one.renewed = at
-            if one.claim.id not in kept:
+            ended = self._holdings.get(one.claim.id) is not one  # while this was written
+            if one.claim.id not in kept and not ended and not one.scope.expired():
                 one.scope.reschedule(at)

@@ -267,3 +267,53 @@ async def test_a_draft_can_be_gone_on_from(db: Database, holding: Leases) -> Non
     assert await draft(db, again) == ("x" * NEWS + "y" * NEWS, 2 * NEWS)
     async with db.read() as session:
         assert await session.scalar(text("SELECT count(*) FROM drafts")) == 1
+
+
+async def test_a_turn_that_ends_while_leases_are_renewed_ends_nothing_else(
+    sqlite_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.leases.RENEW_EVERY", 0.0)
+    claim = Claim(1, "msg_1", "webhook:demo", 1, "webhook:demo:a", "hello", "", None, 0, 1, "me", now())
+    renewing = asyncio.Event()
+
+    async def renew(*_: object) -> set[int]:
+        renewing.set()
+        await asyncio.sleep(0.05)
+        return set()
+
+    monkeypatch.setattr(inbox, "renew", renew)
+    leases = Leases(sqlite_db, lambda: "m")
+
+    async def turn() -> None:
+        async with leases.hold(claim, LiveTurn(1)):
+            await renewing.wait()
+
+    turning = asyncio.create_task(turn())
+    await asyncio.sleep(0.01)
+    await leases.tick()
+    await turning
+    assert leases.held == []
+
+
+async def test_a_claim_that_is_lost_ends_its_turn_once_however_long_that_takes(
+    sqlite_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.leases.RENEW_EVERY", 0.0)
+    claim = Claim(1, "msg_1", "webhook:demo", 1, "webhook:demo:a", "hello", "", None, 0, 1, "me", now())
+    leases, going = Leases(sqlite_db, lambda: "m"), asyncio.Event()
+
+    async def turn() -> None:
+        async with leases.hold(claim, LiveTurn(1)):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await going.wait()
+
+    turning = asyncio.create_task(turn())
+    await asyncio.sleep(0.01)
+    for _ in range(3):
+        await leases.tick()
+        await asyncio.sleep(0.01)
+    going.set()
+    with pytest.raises(ClaimLost):
+        await turning
