@@ -53,8 +53,8 @@ class Probe:
         self._ended = 0.0
         self._early: dict[str, float] = defaultdict(float)  # of what comes before the next step
         inner: Any = loop
-        inner._drain = self._before("drain", inner._drain)
-        inner._cache.admit = self._before("admit", inner._cache.admit)
+        inner._drain = self._timed("drain", inner._drain, early=True)
+        inner._cache.admit = self._timed("admit", inner._cache.admit, early=True)
         inner._prefill = self._timed("prefill", inner._prefill)
         inner._decode = self._timed("decode", inner._decode)
         inner._speak = self._timed("speak", inner._speak)
@@ -74,24 +74,17 @@ class Probe:
 
         inner._step = timed_step
 
-    def _before(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, name: str, work: Callable[..., Any], *, early: bool = False) -> Callable[..., Any]:
+        """`early`: it belongs to the step that comes next, else to the one that is being computed."""
+
         def timed(*arguments: Any) -> Any:
             began = time.monotonic()
             try:
                 return work(*arguments)
             finally:
-                self._early[name] += time.monotonic() - began
-
-        return timed
-
-    def _timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
-            began = time.monotonic()
-            try:
-                return work(*arguments)
-            finally:
-                if self.steps:
-                    self.steps[-1].parts[name] += time.monotonic() - began
+                if early or self.steps:
+                    parts = self._early if early else self.steps[-1].parts
+                    parts[name] += time.monotonic() - began
 
         return timed
 

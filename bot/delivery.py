@@ -128,7 +128,6 @@ class Deliveries:
                 else:
                     await outbox.mark_uncertain(session, delivery, STOPPED)
                     log.error("a delivery may or may not have arrived", delivery=delivery.public_id)
-
         self._settled = True
 
     def _never_sent(self, delivery: Delivery) -> bool:

@@ -11,7 +11,7 @@ BUSY = 0.036  # seconds of it, or as much as when calm, where some wait for thei
 ALONE = 0.15  # seconds where nobody is held up, as long as nobody else can begin
 RUSH = 0.5  # seconds where as many wait for their first token as for their next one
 MANY = 4
-LONE = 512  # tokens that are computed at once where nobody is held up, at least
+LEAST_ALONE = 512  # tokens that are computed at once where nobody is held up, at least
 LEARNING = 0.2  # weight of the newest measurement
 
 
@@ -46,7 +46,7 @@ class Pace:
         steps, when few are held up by them, and the last of it beside those who are being answered.
         """
         if not decoding:
-            return max(LONE, int((RUSH if waiting >= MANY else ALONE) * float(self.prefill)))
+            return max(LEAST_ALONE, int((RUSH if waiting >= MANY else ALONE) * float(self.prefill)))
         seconds = CALM * max(LEAST_DECODE, float(self.decode))
         if 4 * waiting >= decoding:
             seconds = max(seconds, BUSY)

@@ -87,8 +87,8 @@ def plan(shape: Shape, gpu: Memory | None, ram: Memory, wishes: Wishes, *, cores
     GPU, up to 64 slots of 8,192 tokens, longer ones where those fit: below 8 slots context gives way first, then
     f16. Free memory beyond that holds parked conversations on a GPU, and a quarter of free RAM holds idle ones.
     """
-    memory = gpu or ram
-    room = memory.free * (1.0 if gpu else 0.8) - _working(shape, gpu=gpu is not None) - shape.weights
+    memory, working = gpu or ram, _working(shape, gpu=gpu is not None)
+    room = memory.free * (1.0 if gpu else 0.8) - working - shape.weights
     for context, slots, kv_type in _candidates(shape, wishes, cores=cores, gpu=gpu is not None):
         stream = shape.stream_bytes(context, kv_type)
         left = room - slots * stream
@@ -102,7 +102,7 @@ def plan(shape: Shape, gpu: Memory | None, ram: Memory, wishes: Wishes, *, cores
                 + (f", {parked} more at rest" if parked else "") + f"; {_gib(host)} of RAM for idle ones"
             )  # fmt: skip
             return Plan(context, slots, parked, kv_type, int(host), shape.kv_bytes(kv_type), reason)
-    raise LoadFailed(_refusal(shape, memory, room, _working(shape, gpu=gpu is not None), wishes))
+    raise LoadFailed(_refusal(shape, memory, room, working, wishes))
 
 
 def _working(shape: Shape, *, gpu: bool) -> int:

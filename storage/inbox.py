@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, delete, exists, false, func, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, exists, false, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -19,6 +19,7 @@ from sqlalchemy.orm import aliased
 from storage import models, outbox
 from storage.conversations import last_message_id, open_conversations
 from storage.errors import ClaimLost, Forgotten
+from storage.heads import promote, takes_head
 from storage.ledger import Usage, record_usage
 from storage.models import Conversation, Inbox, Message, among, public_id
 from storage.outbox import NewDelivery
@@ -141,7 +142,7 @@ async def _store(session: AsyncSession, incoming: Sequence[Incoming], *, created
         taken = await _occupied(session, list(conversations.values()))
         rows = [
             {
-                "head": _next(taken, conversations[one.conversation_key]),
+                "head": takes_head(taken, conversations[one.conversation_key]),
                 "public_id": public_id("msg"), "source": one.source, "external_id": one.external_id,
                 "body_hash": one.body_hash, "conversation_id": conversations[one.conversation_key],
                 "text": one.text, "meta": one.meta, "fence": 0, "attempts": 0, "created_at": created_at, **values,
@@ -158,13 +159,6 @@ async def _occupied(session: AsyncSession, conversations: Sequence[int]) -> set[
     """Those of the conversations where a message waits or is in flight."""
     unfinished = exists().where(Inbox.conversation_id == Conversation.id, among(Inbox.state, *UNFINISHED))
     return set(await session.scalars(select(Conversation.id).where(Conversation.id.in_(conversations), unfinished)))
-
-
-def _next(taken: set[int], conversation: int) -> bool:
-    """Whether a new message is the head of its conversation, which is then taken."""
-    free = conversation not in taken
-    taken.add(conversation)
-    return free
 
 
 async def _known(session: AsyncSession, incoming: Sequence[Incoming]) -> dict[tuple[str, str], Accepted]:
@@ -185,6 +179,13 @@ async def is_known(session: AsyncSession, incoming: Incoming) -> bool:
     return bool(await _known(session, [incoming]))
 
 
+def waits_behind() -> ColumnElement[bool]:
+    """Whether an earlier message of its conversation has not come to its end."""
+    earlier = aliased(Inbox)
+    same = earlier.conversation_id == Inbox.conversation_id
+    return exists().where(same, earlier.id < Inbox.id, among(earlier.state, *UNFINISHED))
+
+
 async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, channels: Collection[str],
                 limit: int = 1, held: Collection[int] = ()) -> list[Claim]:  # fmt: skip
     """Takes the oldest messages whose conversations have no earlier one unfinished.
@@ -192,13 +193,9 @@ async def claim(session: AsyncSession, owner: str, now: datetime, lease: timedel
     `channels`: the first words of the sources that this process can reply to. `held`: ids that it is working on,
     whose leases may have run out while the database was away.
     """
-    earlier = aliased(Inbox)
-    blocked = exists().where(
-        earlier.conversation_id == Inbox.conversation_id, earlier.id < Inbox.id, among(earlier.state, *UNFINISHED)
-    )
     beside = aliased(Inbox)  # rows may become visible out of order: then a newer one can be in flight
     in_flight = exists().where(beside.conversation_id == Inbox.conversation_id, among(beside.state, "claimed"))
-    waiting = and_(Inbox.state == "queued", ~blocked, ~in_flight)
+    waiting = and_(Inbox.state == "queued", ~waits_behind(), ~in_flight)
     left_behind = and_(Inbox.state == "claimed", Inbox.lease_until <= now, Inbox.id.not_in(held))
     due = or_(Inbox.not_before.is_(None), Inbox.not_before <= now)
     ours = or_(false(), *(or_(Inbox.source == name, Inbox.source.startswith(f"{name}:")) for name in channels))
@@ -344,9 +341,7 @@ async def _lock(session: AsyncSession, claim: Claim) -> None:
 
 
 async def _promote(session: AsyncSession, conversation: int) -> None:
-    """Makes the oldest message that waits in a conversation its head."""
-    first = select(func.min(Inbox.id)).where(Inbox.conversation_id == conversation, among(Inbox.state, *UNFINISHED))
-    await session.execute(update(Inbox).where(Inbox.id == first.scalar_subquery(), ~Inbox.head).values(head=True))
+    await promote(session, Inbox, Inbox.conversation_id == conversation, among(Inbox.state, *UNFINISHED))
 
 
 async def release(session: AsyncSession, claim: Claim) -> None:

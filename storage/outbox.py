@@ -4,11 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import and_, exists, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from storage.errors import UnknownName
+from storage.heads import promote, takes_head
 from storage.models import Outbox, among, public_id
 
 UNFINISHED = ("planned", "sending")
@@ -59,7 +60,7 @@ async def add(
     taken = {lane for lane in {(new.channel, new.lane) for new in deliveries} if await _occupied(session, *lane)}
     session.add_all(
         Outbox(
-            head=_next(taken, new),
+            head=takes_head(taken, (new.channel, new.lane)),
             public_id=public_id("dlv"), inbox_id=inbox_id, channel=new.channel, destination=new.destination,
             lane=new.lane, payload=new.payload, state="planned", attempts=0, failures=0, next_at=now,
             created_at=now,
@@ -80,14 +81,6 @@ async def _occupied(session: AsyncSession, channel: str, lane: str) -> bool:
         .with_for_update(read=True)
     )
     return await session.scalar(newest) is not None
-
-
-def _next(taken: set[tuple[str, str]], new: NewDelivery) -> bool:
-    """Whether a new delivery is the head of its lane, which is then taken."""
-    lane = new.channel, new.lane
-    free = lane not in taken
-    taken.add(lane)
-    return free
 
 
 async def claim_due(session: AsyncSession, owner: str, now: datetime, lease: timedelta, *, channels: Collection[str],
@@ -140,15 +133,8 @@ async def _end(session: AsyncSession, delivery: Delivery, **values: object) -> N
     mine = and_(Outbox.id == delivery.id, Outbox.state == "sending", Outbox.attempts == delivery.attempts)
     await session.execute(update(Outbox).where(mine).values(lease_until=None, **values))
     if values["state"] != "planned":
-        await _promote(session, delivery)
-
-
-async def _promote(session: AsyncSession, delivery: Delivery) -> None:
-    """Makes the oldest delivery that waits in a lane its head."""
-    first = select(func.min(Outbox.id)).where(
-        Outbox.channel == delivery.channel, Outbox.lane == delivery.lane, among(Outbox.state, *UNFINISHED)
-    )
-    await session.execute(update(Outbox).where(Outbox.id == first.scalar_subquery(), ~Outbox.head).values(head=True))
+        lane = Outbox.channel == delivery.channel, Outbox.lane == delivery.lane
+        await promote(session, Outbox, *lane, among(Outbox.state, *UNFINISHED))
 
 
 async def mark_sent(session: AsyncSession, delivery: Delivery, reference: str | None, now: datetime) -> None:

@@ -131,16 +131,12 @@ def _named(key: str) -> ColumnElement[bool]:
 
 async def mend(db: Database) -> int:
     """Makes heads of what waited for rows that are deleted; returns how many."""
-    message, delivery = aliased(Inbox), aliased(Outbox)
-    before_message = exists().where(
-        message.conversation_id == Inbox.conversation_id, message.id < Inbox.id,
-        among(message.state, *inbox.UNFINISHED),
-    )  # fmt: skip
+    delivery = aliased(Outbox)
     before_delivery = exists().where(
         delivery.channel == Outbox.channel, delivery.lane == Outbox.lane, delivery.id < Outbox.id,
         among(delivery.state, *outbox.UNFINISHED),
     )  # fmt: skip
-    messages = select(Inbox.id).where(~Inbox.head, among(Inbox.state, *inbox.UNFINISHED), ~before_message)
+    messages = select(Inbox.id).where(~Inbox.head, among(Inbox.state, *inbox.UNFINISHED), ~inbox.waits_behind())
     deliveries = select(Outbox.id).where(~Outbox.head, among(Outbox.state, *outbox.UNFINISHED), ~before_delivery)
     return await _in_steps(db, messages, lambda ids: _update(Inbox, ids, head=True)) + await _in_steps(
         db, deliveries, lambda ids: _update(Outbox, ids, head=True)

@@ -1,6 +1,8 @@
 """SQLite's file kept small and quick while the service runs. PostgreSQL does all of this by itself (autovacuum)."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -22,37 +24,39 @@ async def _number(driver: Any, pragma: str) -> int:
     return int(row[0])
 
 
+@contextlib.contextmanager
+def _writing_anew(without: str, by_hand: str) -> Iterator[None]:
+    """Takes room for a second copy of the file. Where there is none, it is told what happens `without`, and no more."""
+    try:
+        yield
+    except StorageError as error:
+        log.warning(
+            "the database's file can't be written anew", without=without, reason=str(error),
+            cure=f"with room for a second copy of it, and the service stopped, do: sqlite3 FILE '{by_hand}'",
+        )  # fmt: skip
+
+
 async def enable(db: Database) -> None:
     """Lets a file of an earlier version give pages back. It is written anew for that, once, or stays as it is."""
     if not db.file:
         return
-    try:
+    with _writing_anew("it will not shrink", "PRAGMA auto_vacuum = INCREMENTAL; VACUUM"):
         async with db.driver() as driver:
             if await _number(driver, "auto_vacuum") == INCREMENTAL:
                 return
             log.info("the database's file is written anew, so that it can shrink from now on", file=str(db.file))
             await driver.execute_fetchall("PRAGMA auto_vacuum = INCREMENTAL")
             await driver.execute_fetchall("VACUUM")
-    except StorageError as error:
-        log.warning(
-            "the database's file can't be written anew, so it will not shrink; with room for a second copy of it, and "
-            "the service stopped, do: sqlite3 FILE 'PRAGMA auto_vacuum = INCREMENTAL; VACUUM'", reason=str(error),
-        )  # fmt: skip
 
 
 async def rewrite(db: Database) -> None:
     """Writes the file anew, without what lies between its rows: a copy of a row may be left where SQLite has moved it
-    to another page. Takes room for a second copy of the file, and whoever writes waits meanwhile."""
+    to another page. Whoever writes waits meanwhile."""
     if not db.file:
         return
-    try:
+    with _writing_anew("copies of what is deleted may be left in it", "VACUUM"):
         async with db.driver() as driver:
             await driver.execute_fetchall("VACUUM")
-    except StorageError as error:
-        log.warning(
-            "the database's file can't be written anew: copies of what is deleted may be left in it; with room for a "
-            "second copy of it, and the service stopped, do: sqlite3 FILE VACUUM", reason=str(error),
-        )  # fmt: skip
 
 
 async def reclaim(db: Database) -> int:

@@ -96,7 +96,7 @@ class Run:
         asked = start, int((now - start) / timedelta(minutes=1))
         if asked != self.limit_of:
             estimate = best_limit(
-                self.gaps, start, now, after=self.memory.used_by, zone=self.trace.zone, wake=self.wake,
+                self.gaps, Gap(start, now - start, after=self.memory.used_by), zone=self.trace.zone, wake=self.wake,
                 floor=self.rules.floor, ceiling=self.rules.after + self.rules.warn_for,
             )  # fmt: skip
             self.limit_of, self.limit = asked, estimate.limit

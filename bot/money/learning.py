@@ -85,18 +85,18 @@ class _Lengths:
         return self.products[ended] + (self.weights[-1] - self.weights[ended]) * (limit + wake)
 
 
-def best_limit(gaps: Sequence[Gap], start: datetime, now: datetime, *, after: str = "", zone: tzinfo, wake: timedelta,
-               floor: timedelta, ceiling: timedelta, similarity: Similarity = SIMILARITY) -> Estimate:  # fmt: skip
-    """After how much idleness a stop pays, in the gap that began at `start` and lasts at `now`.
+def best_limit(gaps: Sequence[Gap], this: Gap, *, zone: tzinfo, wake: timedelta, floor: timedelta, ceiling: timedelta,
+               similarity: Similarity = SIMILARITY) -> Estimate:  # fmt: skip
+    """After how much idleness a stop pays, in `this` gap, which lasts until now at least.
 
     Waiting on costs a minute a minute until the next use, a stop costs `wake` when that comes. Whichever limit would
     have been cheapest in the similar past gaps that lasted as long as this one has so far, is best now.
     """
-    age = max(now - start, timedelta())
+    age = max(this.length, timedelta())
     weighed = [
-        (gap.length / MINUTE, _weight(gap, Gap(start, age, after=after), zone, similarity))
+        (gap.length / MINUTE, _weight(gap, this, zone, similarity))
         for gap in gaps
-        if gap.end <= now and gap.length > age
+        if gap.end <= this.end and gap.length > age
     ]
     evidence = sum(weight for _, weight in weighed)
     blind = min(max(wake, floor, age), max(ceiling, age))

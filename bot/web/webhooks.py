@@ -204,7 +204,7 @@ class Webhooks:
                 await events.ping()
             if live.ended or not changed:
                 status = await self._settled(live)
-        if status.reply and shown.strip() != status.reply.text:  # another gateway has taken it over
+        if status.reply and shown.strip() != status.reply.text:  # another gateway wrote it, or it was there already
             if not status.reply.text.startswith(shown):
                 await events.send(Restarted(), "restarted")
                 shown = ""

@@ -270,10 +270,9 @@ async def test_a_draft_can_be_gone_on_from(db: Database, holding: Leases) -> Non
 
 
 async def test_a_turn_that_ends_while_leases_are_renewed_ends_nothing_else(
-    sqlite_db: Database, monkeypatch: pytest.MonkeyPatch
+    db: Database, holding: Leases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.leases.RENEW_EVERY", 0.0)
-    claim = Claim(1, "msg_1", "webhook:demo", 1, "webhook:demo:a", "hello", "", None, 0, 1, "me", now())
+    (claim,) = await claimed(db)
     renewing = asyncio.Event()
 
     async def renew(*_: object) -> set[int]:
@@ -282,37 +281,36 @@ async def test_a_turn_that_ends_while_leases_are_renewed_ends_nothing_else(
         return set()
 
     monkeypatch.setattr(inbox, "renew", renew)
-    leases = Leases(sqlite_db, lambda: "m")
 
     async def turn() -> None:
-        async with leases.hold(claim, LiveTurn(1)):
+        async with held(holding, claim):
             await renewing.wait()
 
-    turning = asyncio.create_task(turn())
+    turning = asyncio.create_task(turn(), name="turn")
     await asyncio.sleep(0.01)
-    await leases.tick()
+    due(holding)
+    await holding.tick()
     await turning
-    assert leases.held == []
+    assert holding.held == []
 
 
-async def test_a_claim_that_is_lost_ends_its_turn_once_however_long_that_takes(
-    sqlite_db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bot.leases.RENEW_EVERY", 0.0)
-    claim = Claim(1, "msg_1", "webhook:demo", 1, "webhook:demo:a", "hello", "", None, 0, 1, "me", now())
-    leases, going = Leases(sqlite_db, lambda: "m"), asyncio.Event()
+async def test_a_claim_that_is_lost_ends_its_turn_once_however_long_that_takes(db: Database, holding: Leases) -> None:
+    (claim,) = await claimed(db)
+    going = asyncio.Event()
 
     async def turn() -> None:
-        async with leases.hold(claim, LiveTurn(1)):
+        async with held(holding, claim):
             try:
                 await asyncio.Event().wait()
             finally:
                 await going.wait()
 
-    turning = asyncio.create_task(turn())
+    turning = asyncio.create_task(turn(), name="turn")
     await asyncio.sleep(0.01)
+    await taken_over(db, claim)
     for _ in range(3):
-        await leases.tick()
+        due(holding)
+        await holding.tick()
         await asyncio.sleep(0.01)
     going.set()
     with pytest.raises(ClaimLost):

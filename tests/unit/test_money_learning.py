@@ -30,12 +30,12 @@ def limit(gaps: list[Gap], hour: float, age: float = 0, *, floor: float = 1, cei
     """Minutes, on the Monday after."""
     start = START + 28 * DAY + timedelta(hours=hour)
     now, least, most = start + age * MINUTE, floor * MINUTE, ceiling * MINUTE
-    found = best_limit(gaps, start, now, zone=UTC, wake=wake, floor=least, ceiling=most, after=after)
+    found = best_limit(gaps, Gap(start, now - start, after=after), zone=UTC, wake=wake, floor=least, ceiling=most)
     return found.limit / MINUTE
 
 
 def test_without_history_it_is_the_limit_of_ski_rental():
-    found = best_limit([], START, START, zone=UTC, wake=WAKE, floor=MINUTE, ceiling=25 * MINUTE)
+    found = best_limit([], Gap(START, timedelta()), zone=UTC, wake=WAKE, floor=MINUTE, ceiling=25 * MINUTE)
     assert (found.limit, found.learned, found.evidence) == (WAKE, False, 0)
     assert limit([], 3, wake=2 * MINUTE, floor=5) == 5
     assert limit([], 3, wake=90 * MINUTE, ceiling=25) == 25
@@ -68,7 +68,7 @@ def test_hours_are_those_of_the_place():
             at = datetime(2026, 3, 1, hour, tzinfo=BERLIN) + day * DAY
             gaps.append(Gap(at.astimezone(UTC), length * MINUTE))
     start = datetime(2026, 3, 30, 9, tzinfo=BERLIN).astimezone(UTC)
-    found = best_limit(gaps, start, start, zone=BERLIN, wake=WAKE, floor=MINUTE, ceiling=60 * MINUTE)
+    found = best_limit(gaps, Gap(start, timedelta()), zone=BERLIN, wake=WAKE, floor=MINUTE, ceiling=60 * MINUTE)
     assert found.limit >= 4 * MINUTE
 
 
@@ -81,7 +81,7 @@ def test_a_gap_that_has_outlasted_the_usual_ones_is_ended():
 def test_what_is_expected_still_to_come_is_told():
     start = START + 28 * DAY
     found = best_limit(
-        every_day(0, [30]), start, start + 10 * MINUTE, zone=UTC, wake=WAKE, floor=MINUTE, ceiling=60 * MINUTE
+        every_day(0, [30]), Gap(start, 10 * MINUTE), zone=UTC, wake=WAKE, floor=MINUTE, ceiling=60 * MINUTE
     )
     assert found.remaining == 20 * MINUTE
     assert found.learned
@@ -100,7 +100,12 @@ def test_it_never_looks_ahead_and_keeps_within_its_bounds(
     later = [Gap(now - length * MINUTE / 2, length * MINUTE) for length in future]
     found = [
         best_limit(
-            gaps, start, now, zone=UTC, wake=wake * MINUTE, floor=floor * MINUTE, ceiling=(floor + more) * MINUTE
+            gaps,
+            Gap(start, now - start),
+            zone=UTC,
+            wake=wake * MINUTE,
+            floor=floor * MINUTE,
+            ceiling=(floor + more) * MINUTE,
         )
         for gaps in (known, known + later)
     ]
@@ -116,7 +121,9 @@ def test_learned_limits_cost_less_than_any_that_knows_nothing():
         for hour in (9, 10, 11, 14, 15, 16, 22):
             length = chance.uniform(7, 12) if hour < 20 and chance.random() < 0.9 else chance.uniform(200, 500)
             start = START + day * DAY + timedelta(hours=hour)
-            found = best_limit(gaps, start, start, zone=UTC, wake=WAKE, floor=2 * MINUTE, ceiling=25 * MINUTE)
+            found = best_limit(
+                gaps, Gap(start, timedelta()), zone=UTC, wake=WAKE, floor=2 * MINUTE, ceiling=25 * MINUTE
+            )
             for waited, total in ((found.limit / MINUTE, "learned"), (5.0, "blind")):
                 cost = length if length <= waited else waited + 5
                 paid, blind = (paid + cost, blind) if total == "learned" else (paid, blind + cost)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.pace import ALONE, BUSY, GRAIN, LONE, RUSH, Pace
+from inference.pace import ALONE, BUSY, GRAIN, LEAST_ALONE, RUSH, Pace
 
 
 def pace(prefill: float = 16_000.0, decode: float = 0.015) -> Pace:
@@ -20,7 +20,7 @@ def seconds(waiting: int, decoding: int) -> float:
 def test_nobody_is_held_up_where_nobody_decodes() -> None:
     assert seconds(1, 0) == ALONE
     assert seconds(9, 0) == RUSH
-    assert pace(prefill=200.0).budget(waiting=1, decoding=0) == LONE
+    assert pace(prefill=200.0).budget(waiting=1, decoding=0) == LEAST_ALONE
 
 
 def test_one_who_comes_to_a_crowd_holds_it_up_by_two_steps_at_most() -> None:
@@ -37,4 +37,4 @@ def test_a_crowd_is_let_in_at_once_and_its_last_beside_the_others() -> None:
 def test_there_is_always_some(waiting: int, decoding: int, prefill: float, decode: float) -> None:
     given_ = pace(prefill, decode).budget(waiting=waiting, decoding=decoding)
     assert given_ >= GRAIN
-    assert given_ <= max(LONE, GRAIN, max(RUSH, 2 * decode, 0.024) * prefill + 1)
+    assert given_ <= max(LEAST_ALONE, GRAIN, max(RUSH, 2 * decode, 0.024) * prefill + 1)
