@@ -57,11 +57,11 @@ class LiveAnswers:
         while not live.completed:
             await live.changed(1.0)
             text, now = _visible(live, texts), time.monotonic()
-            if live.completed or now < next_edit or text == shown:
-                continue
+            if live.completed or now < next_edit or text == shown or self._gate.wait(origin.chat_id):
+                continue  # the gate may have been closed by what else is sent to this chat
             await self._edit(origin.chat_id, int(live.placeholder), text)
             shown, now = text, time.monotonic()
-            next_edit = now + max(edit_gap(now - began), self._gate.wait(origin.chat_id))
+            next_edit = now + edit_gap(now - began)
 
     async def _place(self, chat_id: int, live: LiveTurn, claim: Claim) -> None:
         """Sends the message that will grow, once in the life of its question: that it is being sent is noted first.

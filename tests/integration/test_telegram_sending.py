@@ -99,6 +99,25 @@ async def test_a_pause_in_the_live_view_holds_the_answer_back_too(tg: FakeTelegr
         assert await bot.column(Inbox.placeholder) == [live.placeholder]
 
 
+async def test_a_pause_asked_of_another_message_holds_the_live_view_back(tg: FakeTelegram, start: Start):
+    async with start() as bot:
+        live = begun(await claimed(bot))
+        shown = asyncio.create_task(bot.turns.channels["telegram"].show(live))
+        live.add(Chunk(1, text="One"))
+        await tg.wait_for(lambda: said(tg) == ["One"])
+        tg.fail_next("sendMessage", Fault.RETRY_AFTER(1))
+        await bot.plan(Payload(7, "By the way."))
+        await tg.wait_for(lambda: methods(tg)[-1] == "sendMessage")
+        asked = tg.calls[-1].time
+        for _ in range(15):
+            live.add(Chunk(1, text=" more"))
+            await asyncio.sleep(0.1)
+        await tg.wait_for(lambda: methods(tg)[-1] == "editMessageText")
+        assert all(call.time - asked >= 1 for call in tg.calls if call.time > asked)
+        live.complete()
+        await shown
+
+
 async def test_thinking_is_announced_and_not_shown(tg: FakeTelegram, start: Start):
     async with start() as bot:
         live = begun(await claimed(bot))
