@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, delete, exists, false, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, exists, false, func, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -172,6 +172,12 @@ async def _known(session: AsyncSession, incoming: Sequence[Incoming]) -> dict[tu
         for row in await session.execute(query):
             found[row[0], row[1]] = Accepted(row[2], row[3], row[4], created=False)
     return found
+
+
+async def count_waiting(session: AsyncSession) -> int:
+    """Messages that nobody has taken up yet."""
+    waiting = select(func.count()).select_from(Inbox).where(among(Inbox.state, "queued"))
+    return await session.scalar(waiting) or 0
 
 
 async def is_known(session: AsyncSession, incoming: Incoming) -> bool:

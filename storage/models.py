@@ -6,11 +6,12 @@ may be next and of few others, so that queues are found by indexes that hold the
 
 import secrets
 from array import array
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     ColumnElement,
     DateTime,
     ForeignKey,
@@ -323,3 +324,94 @@ class Alert(Table):
     text: Mapped[str]
     created_at: Mapped[datetime]
     __table_args__ = (UniqueConstraint("kind", "key"),)
+
+
+class Segment(Table):
+    """A span in which the instance was in one state at one price. Those of one instance never overlap.
+
+    `session`: DSW's number of the span from a start to the next stop. `rebuilt`: as DSW told it afterwards, not as it
+    was seen. A price is what an hour takes, in yuan and in compute-hours, with where it came from and when.
+    """
+
+    __tablename__ = "usage_segments"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    instance: Mapped[str]
+    session: Mapped[int | None]
+    state: Mapped[str] = mapped_column(String(9))
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime]
+    spec: Mapped[str]
+    yuan_per_hour: Mapped[float | None]
+    compute_hours_per_hour: Mapped[float | None]
+    price_source: Mapped[str] = mapped_column(String(12))
+    priced_at: Mapped[datetime | None]
+    rebuilt: Mapped[bool]
+    __table_args__ = (
+        UniqueConstraint("instance", "started_at"),
+        CheckConstraint("ended_at >= started_at", "ck_usage_segments_forwards"),
+    )
+
+
+class QuotaSnapshot(Table):
+    """How many compute-hours of the free quota were left at one moment. `starts_at`, `ends_at`: of the free trial."""
+
+    __tablename__ = "quota_snapshots"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    initial: Mapped[float]
+    remaining: Mapped[float]
+    unit: Mapped[str] = mapped_column(String(16))
+    starts_at: Mapped[datetime | None]
+    ends_at: Mapped[datetime | None]
+    source: Mapped[str] = mapped_column(String(16))
+    __table_args__ = (UniqueConstraint("at", "source"),)
+
+
+class BilledDay(Table):
+    """What Alibaba charged for a day, by its own account."""
+
+    __tablename__ = "billed_days"
+    instance: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    yuan: Mapped[float]
+    source: Mapped[str] = mapped_column(String(16))
+    seen_at: Mapped[datetime]
+
+
+class Order(Table):
+    """What an operator asks of the instance, until the watch has taken it. `key`: the same for one press or link."""
+
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    instance: Mapped[str]
+    kind: Mapped[str] = mapped_column(String(8))
+    until: Mapped[datetime | None]
+    placed_by: Mapped[str]
+    created_at: Mapped[datetime]
+    taken_at: Mapped[datetime | None]
+    __table_args__ = (Index(None, "instance", "taken_at"),)
+
+
+class Watch(Table):
+    """What the idle policy remembers of an instance, and which gateway's turn it is to act on it."""
+
+    __tablename__ = "watches"
+    instance: Mapped[str] = mapped_column(primary_key=True)
+    memory: Mapped[str]
+    reason: Mapped[str]
+    owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    fence: Mapped[int]
+    decided_at: Mapped[datetime]
+
+
+class IdleSpell(Table):
+    """A gap between two uses of the instance, to learn from."""
+
+    __tablename__ = "idle_spells"
+    instance: Mapped[str] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(primary_key=True)
+    ended_at: Mapped[datetime]
+    after: Mapped[str]
+    ended_by: Mapped[str]

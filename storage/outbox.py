@@ -156,6 +156,14 @@ async def mark_dead(session: AsyncSession, delivery: Delivery, error: str) -> No
     await _end(session, delivery, state="dead", error=error)
 
 
+async def due(session: AsyncSession, now: datetime) -> bool:
+    """Whether something is being sent, or should be by now."""
+    waits = and_(among(Outbox.state, "planned"), Outbox.next_at <= now)
+    return bool(
+        await session.scalar(select(or_(exists().where(waits), exists().where(among(Outbox.state, "sending")))))
+    )
+
+
 async def unfinished(session: AsyncSession) -> list[Delivery]:
     """Everything that has not certainly arrived, the oldest first."""
     rows = await session.scalars(select(Outbox).where(Outbox.state != "sent").order_by(Outbox.id))

@@ -2,7 +2,7 @@
 
 import typer
 
-from bot.cli import models, records, service
+from bot.cli import cost, models, records, service
 
 app = typer.Typer(
     name="dswbot", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -11,6 +11,7 @@ app = typer.Typer(
 app.command()(service.serve)
 app.command()(service.chat)
 app.command()(service.worker)
+app.command()(cost.cost)
 app.add_typer(models.app, name="model")
 app.add_typer(records.key, name="key")
 app.add_typer(records.client, name="client")

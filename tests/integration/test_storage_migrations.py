@@ -24,7 +24,7 @@ TABLES = {table.name for table in Table.metadata.sorted_tables}
 ROOT = Path(migrations.__file__).parent.parent
 NEXT = """
 revision = "9999"
-down_revision = "0003"
+down_revision = "0004"
 
 import os, signal
 from alembic import op

@@ -1,8 +1,8 @@
-"""The service's own work, as it knows it: requests, open streams, model downloads, and holds."""
+"""The service's own work, as it knows it: requests, open streams, and model downloads."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime
 
 from bot.money.evidence import Signal
 from bot.money.sensors.memory import LastUse
@@ -15,14 +15,6 @@ class Workload:
     generating: int
     waiting: int
     last_request: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Somebody wants the machine kept up until then."""
-
-    until: datetime
-    by: str
 
 
 def _count(number: int, noun: str) -> str:
@@ -73,24 +65,3 @@ class Downloads:
         names = self._running()
         reason = f"downloading {', '.join(names)}" if names else "nothing is being downloaded"
         return Signal(self.name, bool(names), reason, at, self._last_use.seen(at, at if names else None))
-
-
-class Holds:
-    """Whether somebody wants the machine kept up. `zone`: in which hours are told."""
-
-    name = "holds"
-
-    def __init__(self, current: Callable[[], Awaitable[Sequence[Hold]]], *, zone: tzinfo = UTC) -> None:
-        self._current = current
-        self._zone = zone
-        self._last_use = LastUse()
-
-    async def look(self, at: datetime) -> Signal:
-        """Idle time counts from the end of a hold, so that nothing stops the machine the moment it is over."""
-        holds = await self._current()
-        longest = max(holds, key=lambda hold: hold.until, default=None)
-        busy = longest is not None and longest.until > at
-        reason = "nobody holds the machine"
-        if longest and busy:
-            reason = f"held until {longest.until.astimezone(self._zone):%d %b %H:%M} by {longest.by}"
-        return Signal(self.name, busy, reason, at, self._last_use.seen(at, longest.until if longest else None))
