@@ -3,6 +3,8 @@
 connection.py  calls and polls, and what is no answer of Telegram's
 intake.py      updates are stored before their offset is confirmed
 commands.py    what /start, /new, /stop and /help do, and who is let in
+desk.py        what operators do: buttons, and commands that only admins have
+operator.py    what the bot needs from whoever looks after the instance
 stream.py      the answer while it is written, by edits of one message
 send.py        the answer for good, from the outbox
 """

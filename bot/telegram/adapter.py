@@ -15,9 +15,11 @@ from bot.conversation import Turns
 from bot.delivery import Deliveries
 from bot.errors import TelegramRefused
 from bot.telegram.connection import Connection, Impostor
+from bot.telegram.desk import Desk
 from bot.telegram.gate import FloodGate, seconds_of
 from bot.telegram.intake import SOURCE, Intake
-from bot.telegram.send import CHANNEL, Payload, TelegramSender, planned
+from bot.telegram.operator import Keyboard, Operator
+from bot.telegram.send import CHANNEL, Payload, TelegramSender, planned, rows
 from bot.telegram.stream import LiveAnswers
 from bot.telegram.texts import CHINESE, ENGLISH
 from storage.database import Database
@@ -51,14 +53,18 @@ class State(msgspec.Struct, frozen=True):
 class TelegramAdapter:
     """Use as `async with`; `run` polls until it is cancelled."""
 
-    def __init__(self, settings: Telegram, db: Database, turns: Turns, deliveries: Deliveries, *, demo: bool) -> None:
+    def __init__(self, settings: Telegram, db: Database, turns: Turns, deliveries: Deliveries, *, demo: bool,
+                 operator: Operator | None = None) -> None:  # fmt: skip
+        """`operator`: what admins' buttons and commands act on."""
         self._connection = Connection(settings)
         self._bot = self._connection.bot
         self._admins = settings.admins
-        self._intake = Intake(settings, db, turns, deliveries, demo=demo)
+        self._operated = operator is not None
+        desk = Desk(self._bot, settings, db, deliveries, operator)
+        self._intake = Intake(settings, db, turns, deliveries, desk, demo=demo)
         gate = FloodGate()
         turns.channels[SOURCE] = LiveAnswers(self._bot, db, gate)
-        deliveries.senders[CHANNEL] = TelegramSender(self._bot, gate)
+        deliveries.senders[CHANNEL] = TelegramSender(self._bot, gate, operator.cost if operator else None)
         self._offset: int | None = None  # the update that is wanted next
         self._renewed = time.monotonic()
         self.username = ""
@@ -72,9 +78,9 @@ class TelegramAdapter:
                         trace: TracebackType | None) -> None:  # fmt: skip
         await self._connection.__aexit__(kind, error, trace)
 
-    def announce(self, text: str) -> list[NewDelivery]:
-        """The deliveries that tell every admin."""
-        return [planned(Payload(admin, text)) for admin in self._admins]
+    def announce(self, text: str, buttons: Keyboard = ()) -> list[NewDelivery]:
+        """The deliveries that tell every admin, with rows of buttons below the text."""
+        return [planned(Payload(admin, text, buttons=rows(buttons))) for admin in self._admins]
 
     async def run(self) -> None:
         """Polls. A connection that fails is tried again for ever; a token that is refused ends the service."""
@@ -101,11 +107,17 @@ class TelegramAdapter:
         await self._bot.delete_webhook()  # polling and a webhook exclude each other; what waits is kept
         self.username = me.username or me.first_name
         for texts, language in ((ENGLISH, ""), (CHINESE, "zh")):
-            try:
-                await self._bot.set_my_commands(list(texts.menu.items()), language_code=language)
-            except TelegramError as error:
-                log.warning("Telegram does not take the list of commands", reason=error.message)
+            await self._offer(texts.menu, language)
+            for admin in self._admins if self._operated else ():
+                await self._offer(texts.menu | texts.operator_menu, language, telegram.BotCommandScopeChat(admin))
         log.info("connected to Telegram", bot=self.username)
+
+    async def _offer(self, menu: dict[str, str], language: str,
+                     scope: telegram.BotCommandScope | None = None) -> None:  # fmt: skip
+        try:
+            await self._bot.set_my_commands(list(menu.items()), scope, language)
+        except TelegramError as error:  # also where an admin has never written to the bot
+            log.warning("Telegram does not take the list of commands", reason=error.message)
 
     async def _poll(self) -> None:
         """One call. The offset passes each update as soon as that is committed; the next call confirms them."""

@@ -21,20 +21,43 @@ class Command(Enum):
     NOT_TEXT = ""
 
 
+class Wish(Enum):
+    """What only an operator can ask for."""
+
+    COST = "cost"
+    STATUS = "status"
+    HOLD = "hold"
+    RELEASE = "release"
+
+
 def command_of(message: telegram.Message) -> Command | None:
     """The command in a message; None where it is for the model."""
     if not message.text:
         return Command.NOT_TEXT
     if not message.text.startswith("/"):
         return None
-    word = message.text[1:].split(maxsplit=1)[:1] or [""]
-    name = word[0].partition("@")[0].lower()
+    name, _ = _words(message.text)
     return Command(name) if name in {"start", "new", "stop", "help"} else Command.UNKNOWN
 
 
-def answer_to(command: Command, texts: Texts, *, demo: bool, stopped: bool) -> str:
-    """What the bot replies to a command."""
-    introduction = {Command.START: texts.hello, Command.HELP: texts.help}
+def wish_of(message: telegram.Message) -> tuple[Wish, str] | None:
+    """What an operator asks for, and what is written behind it."""
+    if not message.text or not message.text.startswith("/"):
+        return None
+    name, rest = _words(message.text)
+    return (Wish(name), rest) if name in {wish.value for wish in Wish} else None
+
+
+def _words(text: str) -> tuple[str, str]:
+    """A command's name, which may be addressed to this bot, and the rest."""
+    name, *rest = [*text[1:].split(maxsplit=1), ""][:2]
+    return name.partition("@")[0].lower(), "".join(rest).strip()
+
+
+def answer_to(command: Command, texts: Texts, *, demo: bool, stopped: bool, operator: bool = False) -> str:
+    """What the bot replies to a command. `operator`: whether the asker may look after the instance."""
+    help_ = f"{texts.help}\n\n{texts.operator_help}" if operator else texts.help
+    introduction = {Command.START: texts.hello, Command.HELP: help_}
     if command in introduction:
         return introduction[command] + (f"\n\n{texts.demo}" if demo else "")
     return {

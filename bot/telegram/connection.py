@@ -14,6 +14,7 @@ from telegram.request import HTTPXRequest
 from bot.config import Telegram
 from bot.errors import ProxyInvalid
 
+WANTED = '["message","callback_query"]'  # kinds of updates
 MARGIN = 10  # seconds that the answer to a poll may take beyond those that the poll itself waits
 QUIET = {
     "httpx": logging.WARNING,  # below, these two log addresses, and the token is part of those
@@ -87,7 +88,7 @@ class Connection:
 
     async def updates(self, offset: int | None, seconds: int) -> list[tuple[int, dict[str, Any]]]:
         """Polls for so many seconds. Updates by their numbers, unread: the library reads all of them or none."""
-        asked = {"timeout": seconds, "allowed_updates": '["message"]'} | ({"offset": offset} if offset else {})
+        asked = {"timeout": seconds, "allowed_updates": WANTED} | ({"offset": offset} if offset else {})
         address = f"{self.bot.base_url}/getUpdates?{urlencode(asked)}"
         result = await self._polls.post(address, read_timeout=seconds + MARGIN)
         try:

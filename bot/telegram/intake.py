@@ -12,7 +12,8 @@ from bot.clock import now
 from bot.config import Telegram
 from bot.conversation import Turns
 from bot.delivery import Deliveries
-from bot.telegram.commands import Command, Strangers, answer_to, command_of
+from bot.telegram.commands import Command, Strangers, answer_to, command_of, wish_of
+from bot.telegram.desk import Desk
 from bot.telegram.send import Payload, planned
 from bot.telegram.stream import Origin
 from bot.telegram.texts import Texts, texts_for
@@ -26,13 +27,15 @@ SOURCE = "telegram"
 
 
 class Intake:
-    """Stores updates: questions for the turns, commands with their effect and reply."""
+    """Stores updates: questions for the turns, commands with their effect and reply, what operators do for the desk."""
 
-    def __init__(self, settings: Telegram, db: Database, turns: Turns, deliveries: Deliveries, *, demo: bool) -> None:
+    def __init__(self, settings: Telegram, db: Database, turns: Turns, deliveries: Deliveries, desk: Desk, *,
+                 demo: bool) -> None:  # fmt: skip
         self._settings = settings
         self._db = db
         self._turns = turns
         self._deliveries = deliveries
+        self._desk = desk
         self._demo = demo
         self._strangers = Strangers()
         self._bot_id = settings.token.partition(":")[0]
@@ -40,10 +43,12 @@ class Intake:
 
     async def store(self, update: telegram.Update) -> None:
         """Commits what an update brings. Doing so twice changes nothing."""
+        if update.callback_query:
+            return await self._desk.pressed(update.update_id, update.callback_query)
         message = update.message
         if message is None or message.from_user is None or message.chat.type != "private":
             log.debug("an update is not for this bot", update=update.update_id)
-            return
+            return None
         user = message.from_user
         language = self._settings.language or user.language_code or ""
         texts = texts_for(language)
@@ -58,10 +63,13 @@ class Intake:
             if self._strangers.may_be_told(user.id):
                 log.warning("a stranger was refused", user=user.id)
                 await self._reply(incoming, message.chat.id, texts.stranger.format(id=user.id))
+        elif self._desk.serves(user.id) and (wish := wish_of(message)):
+            await self._desk.carry_out(update.update_id, user, *wish)
         elif command := command_of(message):
-            await self._carry_out(command, incoming, message.chat.id, texts)
+            await self._carry_out(command, incoming, message.chat.id, texts, operator=self._desk.serves(user.id))
         else:
             await self._turns.accept(incoming)
+        return None
 
     async def _is_allowed(self, user_id: int) -> bool:
         if user_id in self._settings.admins:
@@ -70,9 +78,10 @@ class Intake:
             said = await people.telegram_user(session, user_id)
         return user_id in self._settings.allowed if said is None else said
 
-    async def _carry_out(self, command: Command, incoming: Incoming, chat_id: int, texts: Texts) -> None:
+    async def _carry_out(self, command: Command, incoming: Incoming, chat_id: int, texts: Texts, *,
+                         operator: bool) -> None:  # fmt: skip
         stopped = command is Command.STOP and await self._stop(incoming)
-        text = answer_to(command, texts, demo=self._demo, stopped=stopped)
+        text = answer_to(command, texts, demo=self._demo, stopped=stopped, operator=operator)
         await self._reply(incoming, chat_id, text, forget=command is Command.NEW)
 
     async def _stop(self, incoming: Incoming) -> bool:

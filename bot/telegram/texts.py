@@ -21,7 +21,14 @@ class Texts(msgspec.Struct, frozen=True):
     too_long_mark: str
     no_answer: str
     failed: str
+    operator_help: str
+    admins_only: str
+    not_yours: str
+    dead_button: str
+    noted: str
+    no_cost: str
     menu: dict[str, str]
+    operator_menu: dict[str, str]
 
 
 ENGLISH = Texts(
@@ -43,7 +50,20 @@ ENGLISH = Texts(
     too_long_mark="(The answer reached its greatest length here.)",
     no_answer="The model gave no answer. Ask again, or in other words.",
     failed="I could not answer that: {reason}",
+    operator_help="For you as an operator:\n/status – what the GPU does and what happens next\n"
+    "/cost – what it costs, with a chart\n/hold 2h – keep it running (or /hold 30m, /hold 18:00)\n/release – end the hold",
+    admins_only="Only an operator can do that.",
+    not_yours="This message is not yours.",
+    dead_button="This button does nothing any more.",
+    noted="That is noted already.",
+    no_cost="What the GPU cost can't be told now; the log says why.",
     menu={"new": "Begin a new conversation", "stop": "Stop the answer", "help": "What I can do"},
+    operator_menu={
+        "status": "What the GPU does",
+        "cost": "What it costs",
+        "hold": "Keep it running",
+        "release": "End the hold",
+    },
 )
 
 CHINESE = Texts(
@@ -62,7 +82,15 @@ CHINESE = Texts(
     too_long_mark="（回答已达到最大长度。）",
     no_answer="模型没有给出回答，请再问一次，或换个说法。",
     failed="这条消息无法回答：{reason}",
+    operator_help="管理员命令：\n/status – GPU 的状态和接下来会发生什么\n/cost – 费用和图表\n"
+    "/hold 2h – 保持运行（也可 /hold 30m、/hold 18:00）\n/release – 取消保持",
+    admins_only="只有管理员可以这样做。",
+    not_yours="这条消息不是发给你的。",
+    dead_button="这个按钮已失效。",
+    noted="已经记下了。",
+    no_cost="暂时无法给出 GPU 的费用，原因见日志。",
     menu={"new": "开始新对话", "stop": "停止回答", "help": "我能做什么"},
+    operator_menu={"status": "GPU 的状态", "cost": "费用", "hold": "保持运行", "release": "取消保持"},
 )
 
 

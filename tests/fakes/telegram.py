@@ -6,7 +6,8 @@
         await tg.wait_for(lambda: tg.chat(7)[-1].sender == "bot")
 
 telegram_http serves the calls, telegram_methods carries them out, telegram_updates is getUpdates, and both
-telegram_rules and telegram_markup say what happens to texts. A webhook can be set, but nothing is posted to
+telegram_rules and telegram_markup say what happens to texts, telegram_photos what a picture is,
+telegram_menus who is offered which commands. A webhook can be set, but nothing is posted to
 it: `pending` holds what it would get. Where Telegram's own wording of a refusal is not known, it is ours.
 """
 
@@ -42,6 +43,7 @@ class Shown:
     date: int  # seconds since 1970
     buttons: tuple[tuple[str, ...], ...]
     reply_to: int | None
+    photo: bytes | None = None  # then `text` is what stands below it
 
 
 class FakeTelegram:
@@ -118,15 +120,36 @@ class FakeTelegram:
         )
         return self._account.updates.add(message=message)
 
-    def user_presses(self, button: str, user_id: int = 7, chat_id: int | None = None, name: str = "Ann") -> int:
-        """Presses the newest button with this text or callback_data; the update's id, as of `user_sends`."""
+    def user_presses(
+        self,
+        button: str,
+        user_id: int = 7,
+        chat_id: int | None = None,
+        language_code: str = "en",
+        name: str = "Ann",
+        *,
+        old: bool = False,
+    ) -> int:
+        """Presses the newest button with this text or callback_data; the update's id, as of `user_sends`.
+
+        `old`: Telegram does not show the bot the message again.
+        """
         room = self._account.rooms[user_id if chat_id is None else chat_id]
         for message in reversed(room.messages.values()):
             for key in (key for row in _buttons(message) for key in row):
                 if key.callback_data is not None and button in {key.text, key.callback_data}:
-                    presser = User(user_id, is_bot=False, first_name=name)
-                    return self._account.press(presser, message, key.callback_data)
+                    presser = User(user_id, is_bot=False, first_name=name, language_code=language_code)
+                    return self._account.press(presser, message, key.callback_data, old=old)
         raise LookupError(f"no button {button!r} to press in chat {room.chat.id}")
+
+    @property
+    def toasts(self) -> list[tuple[int, str]]:
+        """What the bot answered to presses: (the presser's id, text)."""
+        return self._account.toasts
+
+    def menu(self, chat_id: int, language_code: str = "en") -> dict[str, str]:
+        """The commands that a private chat's user is offered, with what they are said to do."""
+        return {one.command: one.description for one in self._account.menus.seen(chat_id, language_code[:2])}
 
     def block(self, user_id: int) -> None:
         """The user blocks the bot, until they write to it again."""
@@ -171,16 +194,17 @@ def _shown(room: Room, message: Message) -> Shown:
     return Shown(
         message.message_id,
         "bot" if message.sender.is_bot else message.sender.first_name,
-        message.text,
+        message.caption if message.photo else message.text,
         room.edits[message.message_id],
         message.entities,
         message.date,
         tuple(tuple(key.text for key in row) for row in _buttons(message)),
         message.reply_to_message.message_id if message.reply_to_message else None,
+        room.photos.get(message.message_id),
     )
 
 
 def _line(message: Shown) -> str:
     edits = f" (edited {message.edits}x)" if message.edits else ""
     buttons = "".join(f" [{text}]" for row in message.buttons for text in row)
-    return f"{message.sender}: {message.text}{edits}{buttons}"
+    return f"{message.sender}: {'(photo) ' if message.photo else ''}{message.text}{edits}{buttons}"

@@ -15,6 +15,8 @@ from tests.fakes.telegram_methods import BotAccount
 from tests.fakes.telegram_rules import FloodGate
 from tests.fakes.telegram_types import ApiError, Params, bad_request
 
+MAX_UPLOAD = 50 * 1024 * 1024  # bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -76,7 +78,7 @@ class BotApiServer:
         self._token = token
         self._account = account
         self._gate = gate
-        app = web.Application()
+        app = web.Application(client_max_size=MAX_UPLOAD)
         app.router.add_route("*", "/bot{token}/{method}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.02)
 
@@ -141,7 +143,7 @@ class BotApiServer:
 
 async def _params(request: web.Request) -> Params:
     """From the address and from the body: a form, multipart or JSON."""
-    params = Params(request.query)
+    params = Params(request.query.items())
     if request.content_type == "application/json":
         try:
             given = msgspec.json.decode(await request.read(), type=dict[str, msgspec.Raw])
@@ -149,8 +151,13 @@ async def _params(request: web.Request) -> Params:
         except msgspec.MsgspecError as error:
             raise bad_request("can't parse JSON object") from error
     else:
-        form = await request.post()
+        try:
+            form = await request.post()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise ApiError(413, "Request Entity Too Large") from error
         params.update((name, value) for name, value in form.items() if isinstance(value, str))
+        uploads = ((name, value) for name, value in form.items() if isinstance(value, web.FileField))
+        params.files = {name: value.file.read() for name, value in uploads}
     return params
 
 

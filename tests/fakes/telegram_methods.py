@@ -1,6 +1,6 @@
 """The Bot API's methods, and what Telegram knows of one bot: its chats, their messages, its commands.
 
-Not modelled: media, inline mode, channels, privacy mode (the bot reads all that is said in a group).
+Not modelled: media but photos, inline mode, channels, privacy mode (the bot reads all that is said in a group).
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from msgspec.structs import asdict, replace
 
 from tests.fakes.telegram_markup import units
-from tests.fakes.telegram_rules import MAX_UNITS, Formatted, formatted, keyboard
+from tests.fakes.telegram_menus import Menus
+from tests.fakes.telegram_photos import photo
+from tests.fakes.telegram_rules import MAX_UNITS, Formatted, caption, formatted, keyboard
 from tests.fakes.telegram_types import (
     ApiError,
-    BotCommand,
     CallbackQuery,
     Chat,
+    InaccessibleMessage,
     Keyboard,
     Me,
     Message,
@@ -31,6 +33,7 @@ from tests.fakes.telegram_types import (
 )
 from tests.fakes.telegram_updates import UpdateQueue
 
+MAX_TOAST_UNITS = 200
 _NOT_MODIFIED = (
     "message is not modified: specified new message content and reply markup are exactly the same"
     " as a current content and reply markup of the message"
@@ -46,6 +49,7 @@ class Room:
 
     chat: Chat
     messages: dict[int, Message] = field(default_factory=dict)
+    photos: dict[int, bytes] = field(default_factory=dict)  # by message
     edits: Counter[int] = field(default_factory=Counter)
     threads: set[int] = field(default_factory=set)
     blocked: bool = False
@@ -62,24 +66,27 @@ class BotAccount:
         self.violations: list[str] = []
         self.updates = UpdateQueue(self.violations)
         self.rooms: dict[int, Room] = {}
-        self._commands: dict[tuple[str, str], list[BotCommand]] = {}
+        self.menus = Menus(self.rooms.__contains__)
+        self.toasts: list[tuple[int, str]] = []
         self._message_ids: Counter[int] = Counter()
         self._callback_ttl = callback_ttl
-        self._callbacks: dict[str, float] = {}  # those not answered yet: until when they may be
+        self._pressed = 0
+        self._callbacks: dict[str, tuple[float, int]] = {}  # those not answered yet: until when they may be, and whose
         self.methods: dict[str, Callable[[Params], object]] = {
             "getme": self._get_me,
             "getwebhookinfo": self._get_webhook_info,
             "setwebhook": self._set_webhook,
             "deletewebhook": self._delete_webhook,
             "sendmessage": self._send_message,
+            "sendphoto": self._send_photo,
             "sendmessagedraft": self._send_message_draft,
             "sendchataction": self._send_chat_action,
             "editmessagetext": self._edit_message_text,
             "editmessagereplymarkup": self._edit_message_reply_markup,
             "deletemessage": self._delete_message,
             "answercallbackquery": self._answer_callback_query,
-            "setmycommands": self._set_my_commands,
-            "getmycommands": self._get_my_commands,
+            "setmycommands": self.menus.set,
+            "getmycommands": self.menus.get,
         }
 
     def post(
@@ -110,9 +117,12 @@ class BotAccount:
         room.messages[message.message_id] = message
         return message
 
-    def press(self, sender: User, message: Message, data: str) -> int:
-        query = CallbackQuery(str(time.time_ns()), sender, message, f"chat {message.chat.id}", data)
-        self._callbacks[query.id] = time.monotonic() + self._callback_ttl
+    def press(self, sender: User, message: Message, data: str, *, old: bool = False) -> int:
+        """`old`: the message is no longer shown to the bot."""
+        self._pressed += 1
+        seen = InaccessibleMessage(message.message_id, message.chat, 0) if old else message
+        query = CallbackQuery(f"{time.time_ns()}{self._pressed}", sender, seen, f"chat {message.chat.id}", data)
+        self._callbacks[query.id] = time.monotonic() + self._callback_ttl, sender.id
         return self.updates.add(callback_query=query)
 
     def _room(self, params: Params) -> Room:
@@ -136,8 +146,18 @@ class BotAccount:
         return message
 
     def _send_message(self, params: Params) -> Message:
-        content, markup = formatted(params), keyboard(params)
-        room = self._room(params)
+        return self._sent(params, formatted(params))
+
+    def _send_photo(self, params: Params) -> Message:
+        (content, size), below = photo(params), caption(params)
+        message = self._sent(params, Formatted(""))
+        room = self.rooms[message.chat.id]
+        message = replace(message, photo=(size,), caption=below.text, caption_entities=below.entities)
+        room.messages[message.message_id], room.photos[message.message_id] = message, content
+        return message
+
+    def _sent(self, params: Params, content: Formatted) -> Message:
+        markup, room = keyboard(params), self._room(params)
         thread = params.number("message_thread_id") or None
         if thread and thread not in room.threads:
             raise bad_request("message thread not found")
@@ -177,6 +197,8 @@ class BotAccount:
         content, markup = formatted(params), keyboard(params)
         room = self._room(params)
         message = self._own_message(room, params)
+        if not message.text:
+            raise bad_request("there is no text in the message to edit")
         if units(content.text) > MAX_UNITS:
             raise bad_request("MESSAGE_TOO_LONG")
         return self._edit(room, message, content, markup)
@@ -208,11 +230,13 @@ class BotAccount:
         return True
 
     def _answer_callback_query(self, params: Params) -> bool:
-        until = self._callbacks.pop(params.get("callback_query_id", ""), 0)
+        text, name = params.get("text", ""), params.get("callback_query_id", "")
+        if units(text) > MAX_TOAST_UNITS:
+            raise bad_request("MESSAGE_TOO_LONG")
+        until, presser = self._callbacks.pop(name, (0, 0))
         if until < time.monotonic():
             raise bad_request("query is too old and response timeout expired or query ID is invalid")
-        if len(params.get("text", "")) > 200:
-            raise bad_request("MESSAGE_TOO_LONG")
+        self.toasts.append((presser, text))
         return True
 
     def _get_me(self, _: Params) -> Me:
@@ -239,22 +263,3 @@ class BotAccount:
     def _delete_webhook(self, params: Params) -> bool:
         self.updates.set_webhook("", drop_pending=params.flag("drop_pending_updates"))
         return True
-
-    def _set_my_commands(self, params: Params) -> bool:
-        commands = params.decoded("commands", list[BotCommand], "[]")
-        if len(commands) > 100:
-            raise bad_request("BOT_COMMANDS_TOO_MUCH")
-        for command in commands:
-            if not re.fullmatch("[a-z0-9_]{1,32}", command.command):
-                raise bad_request("BOT_COMMAND_INVALID")
-            if not 1 <= len(command.description) <= 256:
-                raise bad_request("BOT_COMMAND_DESCRIPTION_INVALID")
-        self._commands[self._audience(params)] = commands
-        return True
-
-    def _get_my_commands(self, params: Params) -> list[BotCommand]:
-        return self._commands.get(self._audience(params), [])
-
-    @staticmethod
-    def _audience(params: Params) -> tuple[str, str]:
-        return params.get("scope", '{"type":"default"}').replace(" ", ""), params.get("language_code", "")

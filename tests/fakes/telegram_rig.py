@@ -17,6 +17,7 @@ from bot.conversation import Persona, Turns
 from bot.delivery import Deliveries
 from bot.errors import TelegramRefused
 from bot.telegram.adapter import TelegramAdapter
+from bot.telegram.operator import Operator
 from bot.telegram.send import Payload, planned
 from inference.engine import Engine
 from inference.protocol import EngineConfig
@@ -61,19 +62,22 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Rig]]
 
 @contextlib.asynccontextmanager
 async def bot_at_work(
-    telegram: FakeTelegram, folder: Path, engine: Engine | None = None, *, max_tokens: int = 30, **settings: object
-) -> AsyncIterator[Rig]:
-    """A bot on the folder's database; the end of the block is a crash. Without an engine, messages stay queued."""
+    telegram: FakeTelegram, folder: Path, engine: Engine | None = None, *, max_tokens: int = 30,
+    operator: Callable[[Database], Operator] | None = None, url: str = "", **settings: object,
+) -> AsyncIterator[Rig]:  # fmt: skip
+    """A bot on the folder's database, or that at `url`; the end of the block is a crash. Without an engine, messages
+    stay queued."""
     section = Telegram(
         **{"token": TOKEN, "admins": (7,), "base_url": telegram.base_url, "base_file_url": telegram.base_file_url}
         | settings
     )
-    async with Database(f"sqlite+aiosqlite:///{folder}/bot.db") as db:
+    async with Database(url or f"sqlite+aiosqlite:///{folder}/bot.db") as db:
         await migrations.upgrade(db)
         model = engine or Engine(EngineConfig("none", "", "", context=1024, slots=1))  # the latter is never started
         turns = Turns(db, model, Persona(max_tokens=max_tokens), owner="test", concurrency=2)
         deliveries = Deliveries(db, owner="test")
-        async with TelegramAdapter(section, db, turns, deliveries, demo=True) as adapter:
+        made = operator(db) if operator else None
+        async with TelegramAdapter(section, db, turns, deliveries, demo=True, operator=made) as adapter:
             loops = [adapter.run(), deliveries.run(), *([turns.run()] if engine else [])]
             tasks = [asyncio.create_task(loop) for loop in loops]
             try:

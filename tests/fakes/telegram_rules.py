@@ -18,7 +18,10 @@ from tests.fakes.telegram_markup import MarkupError, parse_html, parse_markdown,
 from tests.fakes.telegram_types import Button, Entity, Keyboard, Params, bad_request
 
 MAX_UNITS = 4096
+MAX_CAPTION_UNITS = 1024
 MAX_ENTITIES_SHOWN = 100
+MAX_BUTTONS = 100
+MAX_BUTTONS_A_ROW = 8
 _PARSERS = {"html": parse_html, "markdownv2": parse_markdown}
 _STYLES = {"bold", "italic", "underline", "strikethrough", "spoiler", "blockquote", "expandable_blockquote"}
 _STYLES |= {"code", "pre", "text_link", "text_mention", "custom_emoji", "date_time"}
@@ -40,13 +43,27 @@ class Formatted:
 
 def formatted(params: Params) -> Formatted:
     """The text and entities of a call as Telegram keeps them; its length is not checked yet."""
-    text, mode = params.get("text", ""), params.get("parse_mode", "").lower()
-    if not text:
+    if not params.get("text"):
         raise bad_request("message text is empty")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise bad_request("strings must be encoded in UTF-8")
+    result = _parsed(params, "text", "entities")
+    if not result.text:
+        raise bad_request("text must be non-empty")
+    return result
+
+
+def caption(params: Params) -> Formatted:
+    """The text below a photo, which may be empty."""
+    result = _parsed(params, "caption", "caption_entities") if params.get("caption") else Formatted("")
+    if units(result.text) > MAX_CAPTION_UNITS:
+        raise bad_request("message caption is too long")
+    return result
+
+
+def _parsed(params: Params, field: str, marks: str) -> Formatted:
+    text, mode = params[field], params.get("parse_mode", "").lower()
+    _check_encoding(text)
     if mode in {"", "none"}:
-        entities = _entities(params)
+        entities = _entities(params, marks)
     elif mode in _PARSERS:
         try:
             text, entities = _PARSERS[mode](text)
@@ -54,10 +71,12 @@ def formatted(params: Params) -> Formatted:
             raise bad_request(f"can't parse entities: {error}") from error
     else:
         raise bad_request("unsupported parse_mode")
-    result = _trimmed(_cleaned(text, entities))
-    if not result.text:
-        raise bad_request("text must be non-empty")
-    return result
+    return _trimmed(_cleaned(text, entities))
+
+
+def _check_encoding(text: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise bad_request("strings must be encoded in UTF-8")
 
 
 def user_entities(text: str) -> tuple[Entity, ...]:
@@ -71,22 +90,30 @@ def keyboard(params: Params) -> Keyboard | None:
     if "inline_keyboard" not in params.get("reply_markup", ""):
         return None
     markup = params.decoded("reply_markup", Keyboard, "")
-    for button in (button for row in markup.inline_keyboard for button in row):
-        _check_button(button)
+    if sum(len(row) for row in markup.inline_keyboard) > MAX_BUTTONS:
+        raise bad_request("reply markup is too long")
+    for row in markup.inline_keyboard:
+        if len(row) > MAX_BUTTONS_A_ROW:
+            raise bad_request(f"a row of the inline keyboard has more than {MAX_BUTTONS_A_ROW} buttons")
+        for button in row:
+            _check_button(button)
     return markup if any(markup.inline_keyboard) else None
 
 
 def _check_button(button: Button) -> None:
-    if not button.text:
+    _check_encoding(button.text)
+    if not button.text.strip():
         raise bad_request("inline keyboard button text is empty")
     if button.callback_data is None and button.url is None:
         raise bad_request("can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard")
+    if button.callback_data is not None and button.url is not None:
+        raise bad_request("can't parse inline keyboard button: exactly one of the optional fields must be used")
     if button.callback_data is not None and not 1 <= len(button.callback_data.encode()) <= 64:
         raise bad_request("BUTTON_DATA_INVALID")
 
 
-def _entities(params: Params) -> list[Entity]:
-    entities = params.decoded("entities", list[Entity], "[]")
+def _entities(params: Params, field: str) -> list[Entity]:
+    entities = params.decoded(field, list[Entity], "[]")
     for entity in entities:
         if entity.type not in _STYLES | _FOUND_BY_SERVER:
             raise bad_request("can't parse MessageEntity: Unsupported type specified")

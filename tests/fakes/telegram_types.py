@@ -5,6 +5,7 @@ Source: core.telegram.org/bots/api.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
@@ -76,24 +77,43 @@ class Keyboard(Wire, frozen=True):
     inline_keyboard: tuple[tuple[Button, ...], ...]
 
 
+class PhotoSize(Wire, frozen=True):
+    file_id: str
+    file_unique_id: str
+    width: int  # pixels
+    height: int
+    file_size: int  # bytes
+
+
 class Message(Wire, frozen=True, rename={"sender": "from"}):
     message_id: int
     sender: User
     chat: Chat
     date: int  # seconds since 1970
-    text: str
+    text: str = ""
     entities: tuple[Entity, ...] = ()
     reply_markup: Keyboard | None = None
     edit_date: int | None = None
     reply_to_message: Message | None = None
     message_thread_id: int | None = None
     is_topic_message: bool = False
+    photo: tuple[PhotoSize, ...] = ()
+    caption: str = ""
+    caption_entities: tuple[Entity, ...] = ()
+
+
+class InaccessibleMessage(Wire, frozen=True):
+    """What Telegram shows of a message that is too old, or deleted."""
+
+    message_id: int
+    chat: Chat
+    date: int  # always 0
 
 
 class CallbackQuery(Wire, frozen=True, rename={"sender": "from"}):
     id: str
     sender: User
-    message: Message
+    message: Message | InaccessibleMessage
     chat_instance: str
     data: str
 
@@ -121,7 +141,11 @@ class BotCommand(msgspec.Struct, frozen=True):
 
 
 class Params(dict[str, str]):
-    """A call's parameters, each as the text that a form would carry; objects and lists are JSON."""
+    """A call's parameters, each as the text that a form would carry; objects and lists are JSON. `files`: uploads."""
+
+    def __init__(self, given: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(given)
+        self.files: dict[str, bytes] = {}
 
     def number(self, name: str, default: int = 0) -> int:
         """As Telegram reads it: what is no number counts as not given."""

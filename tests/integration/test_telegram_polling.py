@@ -13,6 +13,7 @@ from bot.clock import now
 from bot.conversation import Turns
 from bot.errors import ProxyInvalid, TelegramRefused
 from bot.telegram.adapter import OTHER_POLLER
+from bot.telegram.desk import Desk
 from bot.telegram.intake import Intake
 from bot.telegram.send import Payload
 from storage import inbox, people
@@ -47,7 +48,8 @@ async def tg() -> AsyncIterator[FakeTelegram]:
 
 def intake_of(bot: Rig) -> Intake:
     """Another intake on the same database, as after a restart."""
-    return Intake(bot.settings, bot.db, bot.turns, bot.deliveries, demo=False)
+    desk = Desk(bot.adapter._bot, bot.settings, bot.db, bot.deliveries, None)
+    return Intake(bot.settings, bot.db, bot.turns, bot.deliveries, desk, demo=False)
 
 
 def update(number: int, **message: object) -> telegram.Update:

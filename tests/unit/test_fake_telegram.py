@@ -14,6 +14,7 @@ from telegram.ext import Application, CommandHandler
 
 from tests.fakes.telegram import FakeTelegram, Fault, Flood
 from tests.fakes.telegram_markup import parse_html, parse_markdown
+from tests.fakes.telegram_photos import png
 
 TOKEN = "123:abc"
 NOT_MODIFIED = "specified new message content and reply markup are exactly the same"
@@ -344,6 +345,7 @@ async def test_a_pressed_button_comes_as_a_query_to_answer_once(tg, bot, ann):
     query = update.callback_query
     assert (update.update_id, query.data, query.message.text) == (pressed, "stop:1", "working")
     await query.answer("stopped")
+    assert tg.toasts == [(7, "stopped")]
     with pytest.raises(BadRequest, match="Query is too old"):
         await query.answer()
     with pytest.raises(LookupError, match="Continue"):
@@ -368,6 +370,117 @@ async def test_callback_data_has_64_bytes(bot, ann):
             "x",
             reply_markup=InlineKeyboardMarkup.from_button(InlineKeyboardButton("停", callback_data="停" * 22)),
         )
+
+
+async def test_a_toast_has_200_characters(tg, bot, ann):
+    await bot.send_message(ann, "working", reply_markup=STOP)
+    for _ in range(2):
+        tg.user_presses("Stop", language_code="zh-hans")
+    first, second = await bot.get_updates()
+    assert first.callback_query.from_user.language_code == "zh-hans"
+    assert first.callback_query.id != second.callback_query.id
+    with pytest.raises(BadRequest, match="Message_too_long"):
+        await first.callback_query.answer("x" * 199 + "😀")
+    await first.callback_query.answer("x" * 198 + "😀")
+    await second.callback_query.answer()
+    assert [text for _, text in tg.toasts] == ["x" * 198 + "😀", ""]
+
+
+async def test_a_press_on_an_old_message_does_not_show_it(tg, bot, ann):
+    sent = await bot.send_message(ann, "long ago", reply_markup=STOP)
+    tg.user_presses("Stop", old=True)
+    (update,) = await bot.get_updates()
+    message = update.callback_query.message
+    assert (message.message_id, message.chat.id, message.text) == (sent.id, ann, None)
+    assert message.date.timestamp() == 0
+    await bot.edit_message_reply_markup(ann, sent.id)
+    assert tg.chat(ann)[-1].buttons == ()
+
+
+def keyboard(*rows):
+    return InlineKeyboardMarkup(
+        [[InlineKeyboardButton(text, callback_data=data) for text, data in row] for row in rows]
+    )
+
+
+async def test_a_keyboard_is_as_large_as_telegram_allows(tg, bot, ann):
+    row = [("x", "y")] * 8
+    await bot.send_message(ann, "all", reply_markup=keyboard(*[row] * 12, row[:4]))
+    assert sum(len(buttons) for buttons in tg.chat(ann)[-1].buttons) == 100
+    with pytest.raises(BadRequest, match="Reply markup is too long"):
+        await bot.send_message(ann, "x", reply_markup=keyboard(*[row] * 12, row[:5]))
+    with pytest.raises(BadRequest, match="more than 8 buttons"):
+        await bot.send_message(ann, "x", reply_markup=keyboard([*row, ("x", "y")]))
+
+
+async def test_a_button_needs_a_text_and_does_one_thing(bot, ann):
+    both = InlineKeyboardButton("x", callback_data="x", url="https://a.b")
+    for button in (InlineKeyboardButton(" ", callback_data="x"), InlineKeyboardButton("x"), both):
+        with pytest.raises(BadRequest, match="button"):
+            await bot.send_message(ann, "x", reply_markup=InlineKeyboardMarkup.from_button(button))
+    for data in ("", "x" * 65):
+        with pytest.raises(BadRequest, match="Button_data_invalid"):
+            await bot.send_message(ann, "x", reply_markup=keyboard([("x", data)]))
+    await bot.send_message(ann, "x", reply_markup=keyboard([("x", "x" * 64)]))
+
+
+# Photos
+
+
+async def test_a_photo_is_shown_with_what_stands_below_it(tg, bot, ann):
+    sent = await bot.send_photo(ann, png(40, 30), caption="a *star*", reply_markup=STOP, filename="cost.png")
+    shown = tg.chat(ann)[-1]
+    assert (shown.photo, shown.text, shown.buttons) == (png(40, 30), "a *star*", (("Stop",),))
+    assert (sent.photo[0].width, sent.photo[0].height, sent.photo[0].file_size) == (40, 30, len(png(40, 30)))
+    assert sent.caption == "a *star*"
+    assert sent.text is None
+    assert tg.transcript(ann) == "Ann: hello\nbot: (photo) a *star* [Stop]"
+    with pytest.raises(BadRequest, match="There is no text in the message to edit"):
+        await bot.edit_message_text("x", ann, sent.id)
+    await bot.edit_message_reply_markup(ann, sent.id)
+    assert tg.chat(ann)[-1].buttons == ()
+
+
+async def test_a_caption_has_1024_units_after_parsing_and_may_be_absent(tg, bot, ann):
+    await bot.send_photo(ann, png(), caption="<b>" + "x" * 1022 + "😀</b>", parse_mode="HTML")
+    assert tg.chat(ann)[-1].text == "x" * 1022 + "😀"
+    await bot.send_photo(ann, png())
+    assert tg.chat(ann)[-1].text == ""
+    with pytest.raises(BadRequest, match="Message caption is too long"):
+        await bot.send_photo(ann, png(), caption="x" * 1023 + "😀")
+    with pytest.raises(BadRequest, match="parse entities"):
+        await bot.send_photo(ann, png(), caption="<think>", parse_mode="HTML")
+    assert len(tg.chat(ann)) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"GIF89a", "Image_process_failed"),
+        (png()[:-13], "Image_process_failed"),
+        (png()[:-12], "Image_process_failed"),
+        (png().replace(b"IDAT", b"IDAX"), "Image_process_failed"),
+        (png(0, 8), "Image_process_failed"),
+        (png(9_993, 8), "Photo_invalid_dimensions"),
+        (png(168, 8), "Photo_invalid_dimensions"),
+        (png() + bytes(10 * 1024 * 1024), "too big for a photo"),
+    ],
+    ids=["gif", "cut", "without its end", "damaged", "empty", "too large", "too long", "too many bytes"],
+)
+async def test_a_photo_must_be_one(tg, bot, ann, content, reason):
+    with pytest.raises(BadRequest, match=reason):
+        await bot.send_photo(ann, content)
+    assert len(tg.chat(ann)) == 1
+
+
+async def test_the_largest_photo_and_none(tg, bot, ann):
+    await bot.send_photo(ann, png(160, 8))
+    with pytest.raises(BadRequest, match="There is no photo in the request"):
+        await bot.send_photo(ann, "a-file-id")
+    with pytest.raises(NetworkError, match="Request Entity Too Large"):
+        await bot.send_photo(ann, bytes(51 * 1024 * 1024))
+    with pytest.raises(BadRequest, match="Chat not found"):
+        await bot.send_photo(8, png())
 
 
 # Floods and faults
@@ -499,10 +612,27 @@ async def test_get_form_multipart_and_json_are_the_same_call(tg, ann):
     assert [call.params for call in tg.calls[:-1]] == [given] * 5
 
 
-async def test_commands_are_kept_by_scope_and_language(bot, ann):
+async def test_commands_are_for_chats_that_there_are(bot):
+    for scope, reason in (
+        (telegram.BotCommandScopeChat(8), "Chat not found"),
+        (telegram.BotCommandScopeChatMember(7, 0), "invalid user_id"),
+        (telegram.BotCommandScope("everyone"), "unsupported type"),
+        (telegram.BotCommandScope("chat"), "can't find field"),
+    ):
+        with pytest.raises(BadRequest, match=reason):
+            await bot.set_my_commands([("stop", "x")], scope=scope)
+    with pytest.raises(BadRequest, match="Invalid language code"):
+        await bot.set_my_commands([("stop", "x")], language_code="zh-hans")
+    await bot.set_my_commands([("stop", "x")], scope=telegram.BotCommandScopeAllPrivateChats())
+
+
+async def test_commands_are_kept_by_scope_and_language(tg, bot, ann):
     await bot.set_my_commands([("stop", "Stop the answer")])
     await bot.set_my_commands([("stop", "停止")], scope=telegram.BotCommandScopeChat(ann), language_code="zh")
     assert [c.description for c in await bot.get_my_commands()] == ["Stop the answer"]
+    assert [tg.menu(*who) for who in ((ann, "zh-hans"), (ann, "en"), (8, "zh"))] == [
+        {"stop": "停止"}, {"stop": "Stop the answer"}, {"stop": "Stop the answer"},
+    ]  # fmt: skip
     kept = await bot.get_my_commands(scope=telegram.BotCommandScopeChat(ann), language_code="zh")
     assert [c.description for c in kept] == ["停止"]
     with pytest.raises(BadRequest, match="Bot_command_invalid"):

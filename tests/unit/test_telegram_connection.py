@@ -31,7 +31,7 @@ async def test_an_answer_to_a_poll_may_take_ten_seconds_more_than_the_poll_itsel
     monkeypatch.setattr(HTTPXRequest, "do_request", do_request)
     async with Connection(SETTINGS) as connection:
         assert await connection.updates(5, seconds) == [(5, {"update_id": 5})]
-    query = {"timeout": [str(seconds)], "allowed_updates": ['["message"]'], "offset": ["5"]}
+    query = {"timeout": [str(seconds)], "allowed_updates": ['["message","callback_query"]'], "offset": ["5"]}
     assert asked == [(query, limit)]
 
 

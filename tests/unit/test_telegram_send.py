@@ -1,6 +1,10 @@
 """What each way for a call to fail means for its delivery: tried again, given up, or uncertain."""
 
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
 import httpx
+import msgspec
 import pytest
 import telegram
 from telegram.error import NetworkError, TimedOut
@@ -8,9 +12,10 @@ from telegram.request import BaseRequest
 
 from bot.delivery import TryLater, Uncertain, Undeliverable
 from bot.telegram.gate import FloodGate
-from bot.telegram.send import NEVER_SENT, Payload, TelegramSender, planned
+from bot.telegram.send import NEVER_SENT, Chart, Payload, TelegramSender, planned
 from storage.outbox import Delivery
 
+CHART = Payload(7, "", chart=Chart("zh", datetime(2026, 11, 24, tzinfo=UTC)))
 MESSAGE = b'{"ok":true,"result":{"message_id":9,"date":1,"chat":{"id":7,"type":"private"}}}'
 
 
@@ -48,8 +53,21 @@ def delivery(payload: Payload) -> Delivery:
 
 
 async def send(request: Scripted, *, edit: int | None, gate: FloodGate | None = None) -> str | None:
+    return await send_whole(request, Payload(7, "Hello", edit), gate)
+
+
+async def send_whole(request: Scripted, payload: Payload, gate: FloodGate | None = None) -> str | None:
     bot = telegram.Bot("123:abc", request=request, get_updates_request=request)
-    return await TelegramSender(bot, gate or FloodGate()).send(delivery(Payload(7, "Hello", edit)))
+    return await TelegramSender(bot, gate or FloodGate(), cost).send(delivery(payload))
+
+
+async def cost(_language: str, at: datetime) -> SimpleNamespace:
+    assert at == CHART.chart.at
+
+    async def draw() -> bytes:
+        return b"a picture"
+
+    return SimpleNamespace(caption="¥3.20", draw=draw)
 
 
 BEFORE_IT_LEFT = [
@@ -145,7 +163,47 @@ async def test_a_message_that_took_an_edits_place_is_not_repeated():
         await send(request, edit=4)
 
 
+@pytest.mark.parametrize("reason", ["message to edit not found", "message can't be edited"])
+async def test_buttons_of_a_message_that_is_gone_are_gone(reason: str):
+    request = Scripted(refused(400, f"Bad Request: {reason}"))
+    assert await send_whole(request, Payload(7, "", edit=4)) == "4"
+    assert request.methods == ["editMessageReplyMarkup"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "methods"),
+    [
+        ([httpx.ConnectError("refused")], TryLater, ["sendPhoto"]),
+        ([httpx.ReadTimeout("")], Uncertain, ["sendPhoto"]),
+        ([refused(403, "Forbidden: bot was blocked by the user")], Undeliverable, ["sendPhoto"]),
+        ([refused(400, "Bad Request: chat not found")] * 2, Undeliverable, ["sendPhoto", "sendMessage"]),
+        ([refused(400, "Bad Request: PHOTO_INVALID_DIMENSIONS"), httpx.ReadTimeout("")], Uncertain,
+         ["sendPhoto", "sendMessage"]),
+        ([(200, b"<html>")], Uncertain, ["sendPhoto"]),
+    ],
+)  # fmt: skip
+async def test_how_a_picture_may_fail(answers: list[object], error: type[Exception], methods: list[str]):
+    request = Scripted(*answers)
+    with pytest.raises(error):
+        await send_whole(request, CHART)
+    assert request.methods == methods
+
+
+async def test_a_picture_that_telegram_refuses_leaves_its_text():
+    request = Scripted(refused(400, "Bad Request: IMAGE_PROCESS_FAILED"), (200, MESSAGE))
+    assert await send_whole(request, CHART) == "9"
+    assert request.methods == ["sendPhoto", "sendMessage"]
+
+
+def test_what_an_earlier_version_has_planned_is_read():
+    old = '{"chat_id":7,"text":"Hello","edit":null}'
+    assert msgspec.json.decode(old, type=Payload) == Payload(7, "Hello")
+    assert msgspec.json.decode(planned(CHART).payload, type=Payload) == CHART
+
+
 def test_only_edits_are_repeatable():
     sender = TelegramSender(bot=None, gate=FloodGate())
+    assert not sender.repeatable(delivery(CHART))
+    assert sender.repeatable(delivery(Payload(7, "", edit=9)))
     assert sender.repeatable(delivery(Payload(7, "Hello", edit=9)))
     assert not sender.repeatable(delivery(Payload(7, "Hello")))

@@ -8,7 +8,7 @@ import pytest
 import telegram
 
 from bot.live import Outcome
-from bot.telegram.commands import REFUSE_EVERY, Command, Strangers, answer_to, command_of
+from bot.telegram.commands import REFUSE_EVERY, Command, Strangers, Wish, answer_to, command_of, wish_of
 from bot.telegram.parts import LIMIT, units
 from bot.telegram.stream import LiveAnswers, Origin, final_text
 from bot.telegram.texts import CHINESE, ENGLISH, Texts, texts_for
@@ -57,6 +57,35 @@ def test_both_menus_offer_the_same_commands_and_those_exist():
     assert ENGLISH.menu.keys() == CHINESE.menu.keys()
     assert all([*ENGLISH.menu.values(), *CHINESE.menu.values()])
     assert {Command(name) for name in ENGLISH.menu} == {Command.NEW, Command.STOP, Command.HELP}
+    assert ENGLISH.operator_menu.keys() == CHINESE.operator_menu.keys() == {wish.value for wish in Wish}
+    assert all([*ENGLISH.operator_menu.values(), *CHINESE.operator_menu.values()])
+
+
+@both_languages
+def test_an_operators_help_names_each_of_their_commands_and_nobody_elses_does(texts: Texts):
+    helps = [answer_to(Command.HELP, texts, demo=False, stopped=False, operator=who) for who in (True, False)]
+    assert [all(f"/{wish.value}" in help_ for wish in Wish) for help_ in helps] == [True, False]
+    assert not any(f"/{wish.value}" in helps[1] for wish in Wish)
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [
+        ("/cost", (Wish.COST, "")),
+        ("/STATUS@dswbot_bot", (Wish.STATUS, "")),
+        ("/hold 2h", (Wish.HOLD, "2h")),
+        ("/hold\n 18:00 ", (Wish.HOLD, "18:00")),
+        ("/release now please", (Wish.RELEASE, "now please")),
+        ("/costs", None),
+        ("/", None),
+        ("cost", None),
+        (None, None),
+    ],
+)
+def test_what_an_operator_asks_for(text: str | None, wish: tuple[Wish, str] | None):
+    message = telegram.Message(1, NOW, CHAT, text=text)
+    assert wish_of(message) == wish
+    assert command_of(message) is (Command.NOT_TEXT if text is None else None if text == "cost" else Command.UNKNOWN)
 
 
 @pytest.mark.parametrize("code", ["zh", "zh-hans", "zh-Hant", "zh-TW", "ZH-CN"])
