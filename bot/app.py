@@ -9,28 +9,38 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from zoneinfo import ZoneInfo
 
 import structlog
+from aiohttp import web
 
+from bot.clock import now
 from bot.config import Settings
 from bot.conversation import Persona, Turns
 from bot.delivery import Deliveries
+from bot.door import Door
 from bot.errors import AlreadyRunning, ConfigError
 from bot.housekeeping import Housekeeping
 from bot.lifecycle import SENDING, TURNS, Loop, Stage, run_until, unless_stopped
-from bot.money.policy import Rates
-from bot.money.reminders import IdleWatch
+from bot.money import outside
+from bot.money.accounts import Terms
+from bot.money.links import LinkOrders, order_key
+from bot.money.operator import Operator
+from bot.money.watch import Subject, Watch, Work
 from bot.telegram.adapter import TelegramAdapter
+from bot.watching import Announcer, Busy, cost_answers, environment, place, rules, sensors, up_since
 from bot.web.auth import Keys
 from bot.web.callbacks import CHANNEL, CallbackChannel, opened_callbacks
+from bot.web.events import ClientsMissing, missing_clients
+from bot.web.links import OrderPages
 from bot.web.openai import OpenAi
-from bot.web.server import Health, Part, Probe, serving
+from bot.web.server import Health, Part, Probe, Tally, serving
 from bot.web.webhooks import Webhooks
 from inference import weights
 from inference.engine import Engine
 from inference.errors import LoadFailed
 from inference.protocol import EngineConfig, ModelInfo
-from storage import migrations
+from storage import inbox, migrations, outbox
 from storage.database import Database
 from storage.errors import StorageError
 
@@ -126,6 +136,8 @@ def persona(settings: Settings, *, demo: bool) -> Persona:
 async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: asyncio.Event, *,
                 telegram: bool = True) -> None:  # fmt: skip
     """Runs the service until `stop` is set. Raises what an operator must act on."""
+    where = place(settings, environment())
+    ruled = rules(settings, where)
     file = model_file(settings)
     ensure_data_dir(settings)
     async with AsyncExitStack() as stack:
@@ -137,28 +149,41 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
         await db.examine()
         engine = await stack.enter_async_context(Engine(engine_config(settings, file), WORKER))
         manner = persona(settings, demo=file.demo)
+        door, tally = Door(), Tally()
         deliveries = Deliveries(db, owner=owner)
-        turns = Turns(db, engine, manner, owner=owner, stored=deliveries.wake)
+        turns = Turns(db, engine, manner, owner=owner, stored=deliveries.wake, door=door)
         turns.channels["webhook"] = CallbackChannel()
         callbacks = opened_callbacks(db, settings.webhooks.allow_hosts)
         deliveries.senders[CHANNEL] = await stack.enter_async_context(callbacks)
         keys = Keys(db)
         intake: dict[str, Loop] = {}
         probes: dict[str, Probe] = {"database": _database_probe(db), "model": _model_probe(engine)}
+        terms = Terms.of(settings.budget, settings.idle.timezone)
+        operator = Operator(db, where.instance, ruled, ZoneInfo(settings.idle.timezone), cost_answers(db, terms))
         adapter = None
         if telegram and settings.telegram.token:
-            adapter = TelegramAdapter(settings.telegram, db, turns, deliveries, demo=file.demo)
+            adapter = TelegramAdapter(settings.telegram, db, turns, deliveries, demo=file.demo, operator=operator)
             await stack.enter_async_context(adapter)
             intake["telegram"] = adapter.run
             probes["telegram"] = _telegram_probe(adapter)
-        api = OpenAi(engine, db, keys, manner, [file.name])
+        announcer = await _announcer(settings, db, deliveries, operator, adapter)
+        api = OpenAi(engine, db, keys, manner, [file.name], door=door)
+        watched = await sensors(
+            settings, where, db, Busy(lambda: engine.unfinished, lambda: tally.answering), environment()
+        )
+        subject = Subject(where.instance, where.cloud, where.local, watched, up_since() if where.local else None)
+        work = _work(db, engine, deliveries, turns)
+        watch = Watch(db, subject, work, owner=owner, rules=ruled, terms=terms, door=door, announce=announcer)
+        operator.stored = watch.hurry
+        pages = _order_pages(settings, db, where.instance, announcer.key, watch.hurry)
         routes = [
             *Health(probes, keys, engine.metrics.registry).routes(),
             *api.routes(),
             *Webhooks(db, turns, keys).routes(),
+            *pages,
         ]
-        http = await stack.enter_async_context(serving(routes, settings.server))
-        intake["idle watch"] = _idle_watch(settings, db, engine, adapter, deliveries).run
+        http = await stack.enter_async_context(serving(routes, settings.server, tally))
+        intake["idle watch"] = watch.run
         keeping = Housekeeping(db, keep=settings.database.keep, snapshots=settings.data / "kv")
         intake["housekeeping"] = keeping.run
         intake["first load"] = partial(_announce, engine, file, http.url, adapter, on_ready)
@@ -172,17 +197,48 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
     log.info("stopped")
 
 
-def _idle_watch(settings: Settings, db: Database, engine: Engine, adapter: TelegramAdapter | None,
-                deliveries: Deliveries) -> IdleWatch:  # fmt: skip
-    budget = settings.budget
-    return IdleWatch(
-        db, engine,
-        after=settings.idle.after,
-        rates=Rates(budget.yuan_per_hour, budget.compute_hours_per_hour),
-        language=settings.telegram.language,
-        announce=adapter.announce if adapter else lambda _text: [],
-        wake=deliveries.wake,
-    )  # fmt: skip
+def _work(db: Database, engine: Engine, deliveries: Deliveries, turns: Turns) -> Work:
+    async def waiting() -> int:
+        async with db.read() as session:
+            return await inbox.count_waiting(session)
+
+    async def flush() -> None:
+        while await _unsent(db):
+            deliveries.wake()
+            await asyncio.sleep(0.2)
+
+    def wake() -> None:
+        deliveries.wake()
+        turns.wake()
+
+    return Work(lambda: engine.unfinished, waiting, lambda: engine.state.status == "ready", flush, wake)
+
+
+async def _unsent(db: Database) -> bool:
+    async with db.read() as session:
+        return await outbox.due(session, now())
+
+
+async def _announcer(settings: Settings, db: Database, deliveries: Deliveries, operator: Operator,
+                     adapter: TelegramAdapter | None) -> Announcer:  # fmt: skip
+    """Raises ConfigError where somebody could not be told."""
+    alerts = settings.alerts
+    async with db.read() as session:
+        if missing := await missing_clients(session, alerts.webhook_clients):
+            raise ClientsMissing(missing)
+    apprise = await outside.opened_apprise(alerts.urls) if alerts.urls else None
+    if apprise:
+        deliveries.senders[outside.CHANNEL] = apprise
+    key = order_key(settings.data / "order.key") if settings.server.public_url else None
+    return Announcer(settings, operator, adapter, apprise, key)
+
+
+def _order_pages(settings: Settings, db: Database, instance: str, key: bytes | None,
+                 placed: Callable[[], None]) -> list[web.RouteDef]:  # fmt: skip
+    """Pages that links in notices lead to, where others can reach them."""
+    if key is None:
+        return []
+    return OrderPages(LinkOrders(db, instance, key, ZoneInfo(settings.idle.timezone), placed)).routes()
 
 
 async def _announce(engine: Engine, file: weights.ModelFile, url: str, adapter: TelegramAdapter | None,

@@ -105,7 +105,12 @@ class Dsw(Section, frozen=True):
     protocol: Literal["https", "http"] = "https"
     dry_run: bool = True
     allow_stop: bool = False
+    allow_instances: tuple[str, ...] = ()  # that may be stopped; the one above where none are named
     save_image: bool = False
+    timer: Seconds = Seconds(2 * 60 * 60)  # after which DSW stops an instance whose service is dead; 0s: never
+
+
+Watched = Literal["requests", "streams", "downloads", "gpu", "cpu", "network", "logins", "kernels"]
 
 
 class Idle(Section, frozen=True):
@@ -113,7 +118,13 @@ class Idle(Section, frozen=True):
     warn_for: Seconds = Seconds(10 * 60)
     action: Literal["remind", "stop"] = "remind"
     quiet_hours: str = ""
+    in_quiet: Literal["later", "hold", "act"] = "later"
     timezone: str = "Asia/Shanghai"
+    floor: Seconds = Seconds(5 * 60)
+    min_uptime: Seconds = Seconds(5 * 60)
+    wake_takes: Seconds = Seconds(5 * 60)
+    watch: tuple[Watched, ...] = ()  # all, where something can be stopped; else what the service and the GPU show
+    stop_command: tuple[str, ...] = ()
 
 
 class Budget(Section, frozen=True):
@@ -234,8 +245,7 @@ def _check(settings: Settings) -> None:
     """What types alone can't say."""
     absent = {
         "model.lora": settings.model.lora, "telegram.mode = webhook": settings.telegram.mode == "webhook",
-        "idle.action = stop": settings.idle.action == "stop", "alerts.urls": settings.alerts.urls,
-        "alerts.webhook_clients": settings.alerts.webhook_clients, "nats.url": settings.nats.url,
+        "nats.url": settings.nats.url,
     }  # fmt: skip
     for name, wanted in absent.items():
         if wanted:

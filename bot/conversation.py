@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from bot.clock import now
+from bot.door import Door
 from bot.leases import LEASE, Leases
 from bot.live import LiveTurn, Outcome
 from bot.patience import persistently
@@ -70,15 +71,17 @@ class Turns:
     """Accepts messages and answers them. `run` is the dispatcher; one a process."""
 
     def __init__(self, db: Database, engine: Engine, persona: Persona, *, owner: str,
-                 stored: Callable[[], None] = lambda: None, concurrency: int | None = None) -> None:  # fmt: skip
+                 stored: Callable[[], None] = lambda: None, concurrency: int | None = None,
+                 door: Door | None = None) -> None:  # fmt: skip
         """`owner`: this gateway's name, the same after a restart. `stored`: told when turns may have left deliveries.
-        `concurrency`: turns at once; by default what the model can use."""
+        `concurrency`: turns at once; by default what the model can use. `door`: while it is shut, messages wait."""
         self._db = db
         self._engine = engine
         self._persona = persona
         self._owner = owner
         self._stored = stored
         self._concurrency = concurrency
+        self._door = door or Door()
         self._acceptance = Acceptance(db)
         self._leases = Leases(db, self._model)
         self._wake = asyncio.Event()
@@ -126,7 +129,7 @@ class Turns:
                       group.create_task(self._wake_when_ready(), name="model watch")]  # fmt: skip
             while not self._closing:
                 self._wake.clear()
-                claims = await self._claim() if self._engine.state.status == "ready" else []
+                claims = await self._claim() if self._door.open and self._engine.state.status == "ready" else []
                 for claim in claims:
                     task = group.create_task(self._turn(claim), name=f"turn {claim.public_id}")
                     self._running.add(task)

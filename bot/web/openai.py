@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from bot.clock import now
 from bot.conversation import Persona
+from bot.door import Door
 from bot.web import openai_types as o
 from bot.web.auth import Keys
 from bot.web.body import EventStream, json_response, parse, pinging, read_body
@@ -24,16 +25,20 @@ from storage.errors import StorageError
 
 log = structlog.get_logger()
 
+DOOR_SHUT = 60  # seconds after which to ask again
+
 
 class OpenAi:
     """The handlers of `/v1`."""
 
-    def __init__(self, engine: Engine, db: Database, keys: Keys, persona: Persona, models: list[str]) -> None:
+    def __init__(self, engine: Engine, db: Database, keys: Keys, persona: Persona, models: list[str], *,
+                 door: Door | None = None) -> None:  # fmt: skip
         self._engine = engine
         self._db = db
         self._keys = keys
         self._persona = persona
         self._models = models
+        self._door = door or Door()
         self._started = int(time.time())
 
     def routes(self) -> list[web.RouteDef]:
@@ -66,6 +71,9 @@ class OpenAi:
         key = await self._keys.require(request, "chat")
         call = parse(await read_body(request), o.ChatCompletionRequest)
         self._known(call.model)
+        if not self._door.open:
+            raise ApiError(503, f"No new work now: {self._door.reason}.", code="instance_stopping",
+                           headers={"Retry-After": str(DOOR_SHUT)})  # fmt: skip
         answer = _Answer(self, call, key.name)
         return await (answer.stream(request) if call.stream else answer.whole())
 

@@ -48,12 +48,19 @@ class Probe(Protocol):
     async def __call__(self) -> Part: ...
 
 
+class Tally:
+    """How many calls are being answered that ask for something, rather than how the service is."""
+
+    answering = 0
+
+
 class HttpServer:
     """What listens, and which calls are being served."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally) -> None:
         self.url = ""
         self._calls: set[asyncio.Task[object] | None] = set()
+        self._tally = tally
         self._closing = asyncio.Event()
         self._cut = False  # who is still being served is told to come again
         self._idle = asyncio.Event()
@@ -95,6 +102,7 @@ class HttpServer:
         """Every error is one JSON sentence; what nobody expected is logged and shows nothing of itself."""
         call = asyncio.current_task()
         self._calls.add(call)
+        self._tally.answering += request.method == "POST"
         self._idle.clear()
         try:
             return response_to(Stopping()) if self._closing.is_set() else await handler(request)
@@ -112,6 +120,7 @@ class HttpServer:
             return response_to(told)
         finally:
             self._calls.discard(call)
+            self._tally.answering -= request.method == "POST"
             if not self._calls:
                 self._idle.set()
 
@@ -161,9 +170,11 @@ class Health:
 
 
 @asynccontextmanager
-async def serving(routes: Iterable[web.RouteDef], server: Server) -> AsyncIterator[HttpServer]:
+async def serving(
+    routes: Iterable[web.RouteDef], server: Server, tally: Tally | None = None
+) -> AsyncIterator[HttpServer]:
     """An HTTP server on server.host and server.port."""
-    http = HttpServer()
+    http = HttpServer(tally or Tally())
     app = web.Application(middlewares=[http.answer], client_max_size=server.max_body)
     app.add_routes(list(routes))
     # handler_cancellation: an answer whose asker has gone is not computed to its end

@@ -143,16 +143,16 @@ def test_a_model_that_can_not_be_loaded_is_one_line(data: Path, tmp_path: Path):
 def test_the_idle_alert_fires_once_over_a_restart(data: Path):
     settings = {"DSWBOT_IDLE__AFTER": "8s", "DSWBOT_BUDGET__YUAN_PER_HOUR": "10"}
     with Service(data, **settings) as service:
-        told = service.wait_for_line("Nobody has used the GPU")
+        told = service.wait_for_line("The GPU has been idle for")
         assert "¥" in told.string
     with Service(data, **settings) as service:
         time.sleep(5)  # some ticks
-        assert not [line for line in service.output if "Nobody has used" in line]
-        assert len(rows(data, "SELECT 1 FROM alerts")) == 1
+        assert not [line for line in service.output if "has been idle" in line]
+        assert len(rows(data, "SELECT 1 FROM alerts WHERE kind = 'idle'")) == 1
         client = service.new_client("demo")
         asyncio.run(one_message(service, client))
-        service.wait_for_line("Nobody has used the GPU")
-        assert len(rows(data, "SELECT 1 FROM alerts")) == 2
+        service.wait_for_line("The GPU has been idle for")
+        assert len(rows(data, "SELECT 1 FROM alerts WHERE kind = 'idle'")) == 2
 
 
 async def one_message(service: Service, client: dict[str, str]) -> None:
