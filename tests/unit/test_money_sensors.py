@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from bot.money.evidence import Signal
 from bot.money.sensors import look_all
+from bot.money.sensors.aside import Aside
 from bot.money.sensors.gpu import Gpus, gpu_sensor
 from bot.money.sensors.gpu_use import GpuUse, Reading, Sample
 from bot.money.sensors.machine import Cpu, Network, cpu_seconds, network_bytes, usable_cores
@@ -23,7 +25,7 @@ from bot.money.sensors.memory import LastUse
 from bot.money.sensors.meter import GAP, SETTLE, Meter
 from bot.money.sensors.people import RECORD, Logins, utmp_users
 from bot.money.sensors.procfs import booted_at, lines_of_this_process, process
-from bot.money.sensors.service import Downloads, Requests, Streams, Workload
+from bot.money.sensors.service import Downloads, Hold, Holds, Requests, Streams, Workload
 
 AT = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -92,6 +94,19 @@ async def test_a_cancelled_look_is_cancelled():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_blocking_call_that_hangs_holds_up_only_its_own_kind():
+    gate, aside = threading.Event(), Aside("test")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(aside.run(gate.wait), 0.05)
+    second = asyncio.create_task(aside.run(lambda: "later"))
+    await asyncio.sleep(0.05)
+    assert not second.done()  # no second thread piles up behind the first
+    gate.set()
+    assert await asyncio.wait_for(second, 5) == "later"
+    with pytest.raises(ZeroDivisionError):
+        await aside.run(lambda: 1 / 0)
 
 
 @given(st.lists(st.tuples(st.integers(-1000, 1000), st.none() | st.integers(-1000, 1000))))
