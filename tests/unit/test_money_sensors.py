@@ -25,7 +25,7 @@ from bot.money.sensors.memory import LastUse
 from bot.money.sensors.meter import GAP, SETTLE, Meter
 from bot.money.sensors.people import RECORD, Logins, utmp_users
 from bot.money.sensors.procfs import booted_at, lines_of_this_process, process
-from bot.money.sensors.service import Downloads, Hold, Holds, Requests, Streams, Workload
+from bot.money.sensors.service import Downloads, Requests, Streams, Workload
 
 AT = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -734,13 +734,3 @@ async def test_streams_and_downloads_count_while_they_last():
     open_now, names = 0, []
     assert await streams.look(later) == Signal("streams", False, "no stream is open", later, AT)
     assert await downloads.look(later) == Signal("downloads", False, "nothing is being downloaded", later, AT)
-
-
-async def test_the_longest_hold_counts_and_idle_time_begins_when_it_is_over():
-    end = AT + timedelta(hours=2)
-    holds = [Hold(AT + timedelta(hours=1), "bob"), Hold(end, "ann")]
-    sensor = Holds(lambda: answer(holds))
-    assert await sensor.look(AT) == Signal("holds", True, "held until 01 May 14:00 by ann", AT, AT)
-    over = end + timedelta(minutes=3)
-    assert await sensor.look(over) == Signal("holds", False, "nobody holds the machine", over, end)
-    assert (await Holds(lambda: answer([])).look(AT)).busy is False
