@@ -119,7 +119,7 @@ async def sensors(settings: Settings, where: Place, db: Database, busy: Busy,
         found += [*([gpu] if gpu else []), Cpu(), Network(), Logins(), Kernels(runtime_dirs(environ, home))]
     elif where.cloud:
         found.append(Platform(where.cloud.usage))
-    return [one for one in found if not kinds or one.name in kinds]
+    return [one for one in found if not kinds or one.name in kinds or one.name == Platform.name]
 
 
 def downloads(folder: Path) -> list[str]:

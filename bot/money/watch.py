@@ -5,6 +5,7 @@ missed, repeated or cut short is harmless. Of several gateways one has its turn.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -49,6 +50,7 @@ log = structlog.get_logger()
 TICK = 20.0  # seconds
 HURRIED = 3.0  # between ticks while the instance is on its way somewhere
 LEASE = timedelta(seconds=90)
+PARTING = 1.0  # seconds
 PATIENCE = 20.0  # seconds that the cloud may take to say how the instance is
 LEARN_FROM = timedelta(days=60)
 CALM = (*(state for state in UP if state not in (State.DRAINING, State.SAVING)), State.STOPPED, State.BLOCKED)
@@ -128,11 +130,13 @@ class Watch:
                 job.modify(next_run_time=now())
         finally:
             scheduler.shutdown(wait=False)
-            await persistently(self._give_up_turn, "the turn of the idle watch")
+            await self._give_up_turn()
 
     async def _give_up_turn(self) -> None:
-        async with self._db.write() as session:
-            await watches.give_up_turn(session, self._subject.instance, self._owner)
+        """Lets another gateway act at once. Where that can't be written, it acts when the lease is over."""
+        with contextlib.suppress(StorageError, TimeoutError):
+            async with asyncio.timeout(PARTING), self._db.write() as session:
+                await watches.give_up_turn(session, self._subject.instance, self._owner)
 
     async def tick(self) -> None:
         """One look, and what follows from it."""
