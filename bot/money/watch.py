@@ -142,6 +142,8 @@ class Watch:
         """One look, and what follows from it."""
         try:
             await self._tick(now())
+        except asyncio.CancelledError:  # the scheduler is shut down, and would log this as a failure
+            return
         except ClaimLost:
             log.info("another gateway has taken over the idle watch")
         except StorageError as error:
