@@ -91,7 +91,8 @@ async def test_a_long_answer_is_noted_and_goes_on_after_the_restart(data: Path) 
         await draft(data)
         await stopped(service, 4)
         status, told = await asking
-        assert (status, told["status"]) == (202, "claimed"), told
+        # whether the call or the turn ends first, is open: by then the message may have been given back
+        assert (status, told["status"]) in ((202, "claimed"), (202, "queued")), told
     if rows(data, "SELECT state FROM inbox") == [("done",)]:
         pytest.skip("the answer was short")
     assert rows(data, "SELECT state, attempts, fence FROM inbox") == [("queued", 0, 1)]
