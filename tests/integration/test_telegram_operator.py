@@ -266,6 +266,7 @@ async def test_a_press_that_comes_again_after_a_crash_is_one_order_and_one_edit(
         tg.fail_next("answerCallbackQuery", Fault.DROP_BEFORE)
         tg.user_presses("30 more min")
         await tg.wait_for(lambda: not last(tg)[1])
+        await bot.until(Outbox.state, "sent", "sent")  # else the crash may come before that is known
     assert len(tg.pending) == 1
     tg._server.faults.clear()
     async with work() as bot:
