@@ -106,7 +106,10 @@ class Gateway:
             life.ready = time.time()
             self.ready.set()
         elif found := re.match(r"torture: model ([0-9.]+)", line):
-            life.model_seconds = life.model_seconds or float(found[1])
+            if life.model_seconds:
+                life.reloads.append((time.time(), float(found[1])))
+            else:
+                life.model_seconds = float(found[1])
         elif found := re.match(r"torture: died at (.+)", line):
             life.how, life.reached = f"failpoint {found[1]}", found[1]
 

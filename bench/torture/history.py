@@ -133,6 +133,7 @@ class Life:
     stop_seconds: float = 0.0
     reached: str = ""  # the failpoint that it died at
     last_words: str = ""  # of one that ended by itself
+    reloads: list[tuple[float, float]] = field(default_factory=list)  # (when, how long) after the model's process died
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,33 +5,56 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.torture.history import History, Life
+from bench.torture.history import History
+
+HOLDS_UP = ("pause", "long pause", "disk", "database")  # troubles that no reply can come through
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """`seconds` from a kill to the first reply that was committed after it, less `model`: what its loading took."""
+    """`seconds` from a kill to the first reply that was committed after it, less `model`: what its loading took.
+
+    `held_up`: something else was broken meanwhile, on purpose, that no reply could come through.
+    """
 
     seconds: float
     model: float
+    held_up: bool
 
 
 def recoveries(history: History) -> list[Recovery]:
-    """One for each kill that was followed by a ready process and a reply before the next kill."""
+    """One for each kill, of a service or of a model's process, that a reply followed before the next kill."""
     replies = sorted(message.created_at for message in history.messages if message.role == "assistant")
     found = []
-    for earlier, later in _successions(history):
-        place = bisect_right(replies, earlier)
-        if place < len(replies) and replies[place] <= later.ended:
-            model = later.model_seconds if history.gateways == 1 else 0.0  # another gateway has its model loaded
-            found.append(Recovery(replies[place] - earlier - model, model))
+    for killed, until, model in (*_restarts(history), *_reloads(history)):
+        place = bisect_right(replies, killed)
+        if place < len(replies) and (reply := replies[place]) <= until:
+            load = model if history.gateways == 1 else 0.0  # another gateway has its model loaded
+            found.append(Recovery(reply - killed - load, load, _held_up(history, killed, reply)))
     return found
 
 
-def _successions(history: History) -> Iterator[tuple[float, Life]]:
-    """(the time of a kill, the life after it), where that became ready."""
+def _restarts(history: History) -> Iterator[tuple[float, float, float]]:
+    """(the time of a kill, the end of the life after it, its model's load), where that became ready."""
     for gateway in {life.gateway for life in history.lives}:
         lives = [life for life in history.lives if life.gateway == gateway]
         for one, following in pairwise(lives):
             if one.how != "SIGTERM" and following.ready is not None:
-                yield one.ended, following
+                yield one.ended, following.ended, following.model_seconds
+
+
+def _reloads(history: History) -> Iterator[tuple[float, float, float]]:
+    """The same where the model's process was killed and another was loaded."""
+    for killed in history.worker_kills:
+        for life in history.lives:
+            if life.ready and life.ready < killed < life.ended:
+                for loaded, seconds in life.reloads:
+                    if loaded > killed:
+                        yield killed, life.ended, seconds
+                        break
+
+
+def _held_up(history: History, killed: float, reply: float) -> bool:
+    return any(
+        trouble.kind in HOLDS_UP and trouble.began < reply and trouble.ended > killed for trouble in history.troubles
+    )

@@ -123,7 +123,10 @@ def table(summary: Summary) -> str:
     lines += [f"never reached: {', '.join(missed)}"] if missed else []
     lines += ["", f"{'seconds':<48}{'p50':>8}{'p95':>8}{'max':>8}{'of':>8}"]
     spans = {
-        "from a kill to the next reply, without the load": [one.seconds for one in summary.recoveries],
+        "from a kill to the next reply, without the load": [
+            one.seconds for one in summary.recoveries if not one.held_up
+        ],
+        "  the same through a full disk, a pause, …": [one.seconds for one in summary.recoveries if one.held_up],
         "the model's load, in these": [one.model for one in summary.recoveries],
         "the model's load, in all starts": summary.loads,
         "from a start to ready": summary.starts,

@@ -21,7 +21,7 @@ def _tell(line: str) -> None:
 
 
 def _time_the_model() -> None:
-    """Says how much of the start is the model's: from the start of its process until it is loaded."""
+    """Says what each load of the model took, from the start of its process."""
     from inference.engine import Engine
 
     enter, change = Engine.__aenter__, Engine._set
@@ -33,9 +33,11 @@ def _time_the_model() -> None:
         return await enter(self)
 
     def changing(self: Engine, status: Any, reason: str = "") -> None:
+        nonlocal began
         change(self, status, reason)
         if status == "ready":
             _tell(f"model {time.monotonic() - began:.3f}")
+        began = time.monotonic()
 
     Engine.__aenter__ = entering  # type: ignore[method-assign]
     Engine._set = changing  # type: ignore[method-assign]

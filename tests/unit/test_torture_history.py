@@ -284,7 +284,19 @@ def test_recovery_is_from_the_kill_to_the_next_reply_without_the_model_s_load():
     history.messages = [
         MessageRow(number, 1, None, "assistant", "", at) for number, at in enumerate((99.0, 103.5, 120.0))
     ]
-    assert recoveries(history) == [Recovery(1.0, 1.5), Recovery(14.5, 1.5)]
+    assert recoveries(history) == [Recovery(1.0, 1.5, held_up=False), Recovery(14.5, 1.5, held_up=False)]
+    history.troubles = [Trouble("callbacks", 101.0, 103.0), Trouble("pause", 107.0, 109.0)]
+    assert [one.held_up for one in recoveries(history)] == [False, True]
+
+
+def test_recovery_from_the_death_of_a_model_is_without_the_load_of_the_next():
+    history = good()
+    history.lives = [Life("a", 90.0, 92.0, 1.0, 101.0, "SIGTERM", reloads=[(96.5, 1.25), (99.5, 1.5)])]
+    history.messages = [
+        MessageRow(number, 1, None, "assistant", "", at) for number, at in enumerate((94.0, 97.0, 102.0))
+    ]
+    history.worker_kills = [95.0, 98.0]  # no reply came after the second one before its service's end
+    assert recoveries(history) == [Recovery(0.75, 1.25, held_up=False)]
 
 
 def test_the_same_seed_is_the_same_plan_with_as_many_kills_as_wanted():
