@@ -41,6 +41,7 @@ class Sequence:
     tokens: list[int]
     begun: Tokens  # what `tokens` was when it was submitted
     prompt: int  # how many of the tokens are the prompt's
+    opening: int  # and how many of these tell its conversation from others: those up to its first answer
     limit: int  # it ends when `tokens` is this long
     text: TextStream
     choice: Choice

@@ -98,23 +98,24 @@ class Desk:
     def sequence(self, submit: p.Submit) -> Sequence:
         """A sequence ready to run. Raises InvalidRequest, PromptTooLong."""
         request = submit.request
-        prompt, dropped, opened = self._prompter.build(request)
-        model, room = self._model, self._model.context - len(prompt)
+        prompt = self._prompter.build(request)
+        model, room = self._model, self._model.context - len(prompt.tokens)
         thinking = self._thinks and request.thinking is not False
         names = model.metadata("general.architecture"), model.metadata("general.name")
-        tokens = [*prompt, *submit.resume]
+        tokens = [*prompt.tokens, *submit.resume]
         sequence = Sequence(
             id=submit.id,
             tokens=tokens,
             begun=as_tokens(tokens),
-            prompt=len(prompt),
-            limit=len(prompt) + min(room, request.max_tokens or room),
-            text=TextStream(stops=request.stop, thinks=self._thinks, thinking=opened),
+            prompt=len(prompt.tokens),
+            opening=prompt.opening,
+            limit=len(prompt.tokens) + min(room, request.max_tokens or room),
+            text=TextStream(stops=request.stop, thinks=self._thinks, thinking=prompt.thinking),
             choice=choose(request.sampling, recommended(*names, thinking=thinking)),
             arrived=time.monotonic(),
             request=request,
             drafting=Drafting(),
-            dropped=dropped,
+            dropped=prompt.dropped,
         )
         for token in submit.resume:  # the text of these is with the asker already
             sequence.said.append(sequence.text.feed(model.vocabulary.piece(token))[1])
@@ -128,7 +129,7 @@ class Desk:
         """
         said = ChatMessage("assistant", "".join(ended.said))
         try:
-            one, other = (self._prompter.build(_continued(ended.request, said, text))[0] for text in ("1", "a"))
+            one, other = (self._prompter.build(_continued(ended.request, said, text)).tokens for text in ("1", "a"))
         except InferenceError:
             return None
         tokens = one[: common_prefix(as_tokens(one), as_tokens(other))]

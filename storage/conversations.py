@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.models import Conversation, Message
 from storage.upsert import insert_all
 
 HISTORY = 400  # messages that are read back at most
+STEP = 64  # by so many at a time it moves on, so that the next turns begin with the same ones
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -44,14 +45,12 @@ async def close_conversation(session: AsyncSession, key: str, now: datetime) -> 
     return (await session.execute(closing)).first() is not None
 
 
-async def history(session: AsyncSession, conversation_id: int, limit: int = HISTORY) -> list[Turn]:
+async def history(session: AsyncSession, conversation_id: int) -> list[Turn]:
     """The newest messages of a conversation, the oldest of them first."""
-    newest = (
-        select(Message.role, Message.content)
-        .where(Message.conversation_id == conversation_id)
-        .order_by(Message.id.desc())
-        .limit(limit)
-    )
+    mine = Message.conversation_id == conversation_id
+    total = await session.scalar(select(func.count()).where(mine)) or 0
+    skipped = -(min(0, HISTORY - total) // STEP) * STEP
+    newest = select(Message.role, Message.content).where(mine).order_by(Message.id.desc()).limit(total - skipped)
     turns = [Turn(role, content) for role, content in (await session.execute(newest)).all()][::-1]
     return turns[1:] if turns and turns[0].role == "assistant" else turns
 

@@ -29,7 +29,7 @@ def test_marks_are_single_tokens(model: Model, text: str, token: int) -> None:
 
 def test_the_template_renders_and_the_model_computes(model: Model) -> None:
     prompter = Prompter(model.chat_template, model.vocabulary, model.context)
-    tokens, _, _ = prompter.build(Request((ChatMessage("user", "你好"),)))
+    tokens = prompter.build(Request((ChatMessage("user", "你好"),))).tokens
     assert tokens[0] == 151644
     model.add(0, tokens, 0)
     model.decode()

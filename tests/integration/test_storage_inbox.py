@@ -8,7 +8,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import inbox, models, outbox
-from storage.conversations import close_conversation, history
+from storage.conversations import HISTORY, STEP, close_conversation, history
 from storage.database import Database
 from storage.errors import ClaimLost
 from storage.inbox import Claim, Draft, Incoming, Reply
@@ -122,6 +122,19 @@ async def test_finish_stores_everything_in_one_transaction(db: Database) -> None
     assert await count(db, Usage) == 1
 
 
+async def accept_one_conversation(db: Database) -> int:
+    await accept(db, incoming(1))
+    return (await claim(db)).conversation_id
+
+
+async def say(db: Database, conversation: int, number: int) -> None:
+    """A question and its answer."""
+    async with db.write() as session:
+        for role, content in (("user", number), ("assistant", number + 1)):
+            session.add(Message(conversation_id=conversation, role=role, content=str(content), created_at=NOW))
+            await session.flush()
+
+
 async def test_history_links_turns_and_leaves_thoughts_out(db: Database) -> None:
     await accept(db, incoming(1), incoming(2))
     for content in ("one", "two"):
@@ -130,12 +143,29 @@ async def test_history_links_turns_and_leaves_thoughts_out(db: Database) -> None
     async with db.read() as session:
         turns = await history(session, held.conversation_id)
         parents = (await session.scalars(select(Message.parent_id).order_by(Message.id))).all()
-        shorter = await history(session, held.conversation_id, limit=3)
     assert [(turn.role, turn.content) for turn in turns] == [
         ("user", "question 1"), ("assistant", "one"), ("user", "question 2"), ("assistant", "two"),
     ]  # fmt: skip
     assert parents == [None, 1, 2, 3]
-    assert [turn.content for turn in shorter] == ["question 2", "two"]  # it never begins with an answer
+
+
+async def test_a_long_history_begins_at_the_same_place_for_many_turns(db: Database) -> None:
+    conversation = await accept_one_conversation(db)
+
+    async def begins() -> tuple[str, int]:
+        async with db.read() as session:
+            turns = await history(session, conversation)
+        return turns[0].content, len(turns)
+
+    seen = []
+    for first in range(0, 480, 2):
+        await say(db, conversation, first)
+        if first >= 390:
+            seen.append(await begins())
+    assert [begin for begin, _ in seen if begin not in ("0", "64", "128")] == []
+    assert [begin for begin, _ in seen].count("64") == 32
+    assert max(length for _, length in seen) == HISTORY
+    assert min(length for _, length in seen) == HISTORY - STEP + 2
 
 
 async def test_a_closed_conversation_is_followed_by_a_new_one(db: Database) -> None:

@@ -10,12 +10,13 @@ GREEDY = choose(Sampling(temperature=0, seed=1), Sampling())
 
 
 def sequence(id_: int, tokens: list[int], *, arrived: float = 0.0, client: str = "", more: int = 8,
-             background: bool = False) -> Sequence:  # fmt: skip
+             background: bool = False, opening: int | None = None) -> Sequence:  # fmt: skip
     return Sequence(
         id=id_,
         tokens=list(tokens),
         begun=as_tokens(tokens),
         prompt=len(tokens),
+        opening=len(tokens) if opening is None else opening,
         limit=len(tokens) + more,
         text=TextStream(stops=(), thinks=False, thinking=False),
         choice=GREEDY,

@@ -1,5 +1,6 @@
 """Where a sequence computes, and from which cache."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ def streams(*held: list[int]) -> list[Stream]:
 
 def test_a_conversation_goes_on_in_its_own_slot():
     every = streams([1] * MANY, [2] * MANY)
-    chosen = place(sequence(1, [2] * MANY + [3]), every, 2, None, COSTS)
+    chosen = place(sequence(1, [2] * MANY + [3], opening=9), every, 2, None, COSTS)
     assert (chosen.stream.index, chosen.source, chosen.shared, chosen.own) == (1, None, MANY, True)
 
 
@@ -36,6 +37,37 @@ def test_it_is_copied_from_a_conversation_that_is_being_answered_as_well():
     assert (chosen.stream.index, chosen.source, chosen.shared) == (1, every[0], 40)
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_long_system_prompt_makes_no_conversation_another_one_s_own(compact: bool):
+    system = [1] * 400
+    every = streams([*system, *[2] * 90], [])
+    chosen = place(sequence(1, [*system, *[3] * 30]), every, 2, None, COSTS, compact=compact)
+    assert (chosen.shared, chosen.own, chosen.home) == (400, False, False)
+
+
+def crowded(busy: int, slots: int = 32) -> list[Stream]:
+    """All hold conversations; so many from the fourth on, and the top one, are busy."""
+    every = streams(*[[number] * MANY for number in range(slots)])
+    for stream in (*every[4 : 4 + busy], every[-1]):
+        stream.sequence = sequence(stream.index, [stream.index] * MANY)
+        stream.sequence.stream, stream.sequence.done = stream, MANY
+    return every
+
+
+@pytest.mark.parametrize(("busy", "slot"), [(3, 0), (18, 25)])
+def test_a_conversation_far_above_moves_down_unless_most_of_what_lies_below_computes_anyway(busy: int, slot: int):
+    every = crowded(busy)
+    chosen = place(sequence(1, [25] * MANY + [99], opening=9), every, len(every), None, COSTS, compact=True)
+    assert (chosen.stream.index, chosen.shared, chosen.own) == (slot, MANY, True)
+
+
+def test_of_the_lowest_slots_the_longest_unused_one_is_taken_where_many_compute():
+    every = crowded(18)
+    every[0].used = every[1].used = 50.0
+    chosen = place(sequence(1, [99] * MANY), every, len(every), None, COSTS, compact=True)
+    assert chosen.stream.index == 2
+
+
 def test_copying_that_costs_more_than_computing_is_left_alone():
     every = streams([1] * 20 + [2] * 80, [])
     slow = Costs(prefill=1000.0, copy=1.0, host=1e9, disk=1e8)
@@ -44,7 +76,7 @@ def test_copying_that_costs_more_than_computing_is_left_alone():
 
 def test_a_parked_conversation_comes_back_into_a_slot():
     every = streams([1] * MANY, [2] * MANY, [3] * MANY)
-    chosen = place(sequence(1, [3] * MANY + [4]), every, 2, None, COSTS)
+    chosen = place(sequence(1, [3] * MANY + [4], opening=9), every, 2, None, COSTS)
     assert (chosen.stream.index, chosen.source, chosen.own) == (0, every[2], True)
 
 
