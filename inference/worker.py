@@ -229,7 +229,10 @@ async def serve(path: str) -> None:
     """Dials the service at a Unix socket and works for it until it hangs up."""
     loop = asyncio.get_running_loop()
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(path)
+    try:
+        connection.connect(path)
+    except OSError:  # the service has died since it started this process
+        return
     outgoing = connection.dup()
     outgoing.setblocking(False)
     send = Line(outgoing, loop).send
@@ -261,8 +264,8 @@ def main(path: str) -> None:
     """Runs a worker; returns when the service is gone."""
     sys.setswitchinterval(SWITCH)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's to handle
-    if sys.platform == "linux":  # a worker that is stopped would not see that its service has died
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
+    if sys.platform == "linux":  # one that loads or is stopped would keep the memory that the next service's needs
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     asyncio.run(serve(path))
     os._exit(0)  # the model's thread may be inside llama.cpp, which nothing can interrupt
 
