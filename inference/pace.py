@@ -7,9 +7,10 @@ from inference.scheduler import GRAIN
 
 LEAST_DECODE = 0.012  # seconds that a decoding step is taken for at least: a shorter one may be held up by as much
 CALM = 2.0  # decoding steps' worth of prefill beside one
-BUSY = 0.036  # seconds of it, or as much as when calm, where some wait for their first token
+BUSY = 0.028  # seconds of it, or as much as when calm, where some wait for their first token
 ALONE = 0.15  # seconds where nobody is held up, as long as nobody else can begin
 RUSH = 0.5  # seconds where as many wait for their first token as for their next one
+SMALL = 0.5  # seconds: prompts that take no longer together are no crowd
 MANY = 4
 LEAST_ALONE = 512  # tokens that are computed at once where nobody is held up, at least
 LEARNING = 0.2  # weight of the newest measurement
@@ -39,8 +40,10 @@ class Pace:
     host: Average = field(default_factory=lambda: Average(2e9))  # bytes a second
     disk: float = 5e8
 
-    def budget(self, *, waiting: int, decoding: int) -> int:
+    def budget(self, *, waiting: int, decoding: int, backlog: int, spent: float = 0.0) -> int:
         """Prompt tokens in a step: the `waiting` prompts gain what the `decoding` sequences lose.
+
+        `backlog`: the tokens of these prompts; `spent`: seconds that went to bringing their caches in this step.
 
         A step for few costs nearly as much as one for all, so a crowd that comes at once is let in in a few long
         steps, when few are held up by them, and the last of it beside those who are being answered.
@@ -51,8 +54,9 @@ class Pace:
         if 4 * waiting >= decoding:
             seconds = max(seconds, BUSY)
         if waiting >= MANY:
-            seconds = max(seconds, RUSH * min(1.0, waiting / decoding) ** 3)
-        return max(GRAIN, int(seconds * float(self.prefill)))
+            rush = RUSH * min(1.0, waiting / decoding) ** 3
+            seconds = max(seconds, min(rush, backlog / float(self.prefill) - SMALL))
+        return max(GRAIN, int((seconds - spent) * float(self.prefill)))
 
     def note_step(self, *, prefill: int, rows: int, seconds: float) -> None:
         """`prefill`: tokens computed in passes of the step, their overhead counted in."""

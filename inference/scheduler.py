@@ -81,6 +81,12 @@ class Scheduler:
     def free(self) -> int:
         return len(self.slots) - self.answering
 
+    @property
+    def backlog(self) -> int:
+        """Tokens to compute before all who wait, and have a slot or will get a free one, are answered."""
+        admitted = sum(s.prefill + self.shape.overhead for s in self.running if s.prefill > 0 and not s.background)
+        return admitted + sum(s.prefill + self.shape.overhead for s in self.waiting[: self.free])
+
     def submit(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 

@@ -109,7 +109,9 @@ class StepLoop:
         begun = sum(s.prefill > 0 and not s.background for s in scheduler.running)
         waiting = begun + min(len(scheduler.waiting), scheduler.free)
         decoding = scheduler.answering - begun
-        budget = self._pace.budget(waiting=waiting, decoding=decoding)
+        budget = self._pace.budget(
+            waiting=waiting, decoding=decoding, backlog=scheduler.backlog, spent=time.monotonic() - now
+        )
         plan = self._scheduler.plan(budget=budget, now=now)
         if plan.passes or plan.rows:
             self._step(plan, now)
