@@ -7,10 +7,10 @@ from inference.scheduler import GRAIN
 
 LEAST_DECODE = 0.012  # seconds that a decoding step is taken for at least: a shorter one may be held up by as much
 CALM = 2.0  # decoding steps' worth of prefill beside one
-BUSY = 0.028  # seconds of it, or as much as when calm, where some wait for their first token
+BUSY = 0.036  # seconds of it, or as much as when calm, where some wait for their first token
 ALONE = 0.15  # seconds where nobody is held up, as long as nobody else can begin
 RUSH = 0.5  # seconds where as many wait for their first token as for their next one
-SMALL = 0.5  # seconds: prompts that take no longer together are no crowd
+LONG = 256  # tokens: a pass for less costs about as much as one for so many, and a rush of such gains little
 MANY = 4
 LEAST_ALONE = 512  # tokens that are computed at once where nobody is held up, at least
 LEARNING = 0.2  # weight of the newest measurement
@@ -53,9 +53,8 @@ class Pace:
         seconds = CALM * max(LEAST_DECODE, float(self.decode))
         if 4 * waiting >= decoding:
             seconds = max(seconds, BUSY)
-        if waiting >= MANY:
-            rush = RUSH * min(1.0, waiting / decoding) ** 3
-            seconds = max(seconds, min(rush, backlog / float(self.prefill) - SMALL))
+        if waiting >= MANY and backlog >= LONG * waiting:
+            seconds = max(seconds, RUSH * min(1.0, waiting / decoding) ** 3)
         return max(GRAIN, int((seconds - spent) * float(self.prefill)))
 
     def note_step(self, *, prefill: int, rows: int, seconds: float) -> None:
