@@ -24,6 +24,8 @@ from bot.housekeeping import Housekeeping
 from bot.lifecycle import SENDING, TURNS, Loop, Stage, run_until, unless_stopped
 from bot.money import outside
 from bot.money.accounts import Terms
+from bot.money.billing import Billing
+from bot.money.bss import Bss
 from bot.money.links import LinkOrders, order_key
 from bot.money.operator import Operator
 from bot.money.watch import Subject, Watch, Work
@@ -184,6 +186,8 @@ async def serve(settings: Settings, on_ready: Callable[[Running], None], stop: a
         ]
         http = await stack.enter_async_context(serving(routes, settings.server, tally))
         intake["idle watch"] = watch.run
+        if settings.dsw.billing:
+            intake["billing"] = Billing(db, where.instance, Bss()).run
         keeping = Housekeeping(db, keep=settings.database.keep, snapshots=settings.data / "kv")
         intake["housekeeping"] = keeping.run
         intake["first load"] = partial(_announce, engine, file, http.url, adapter, on_ready)

@@ -4,6 +4,7 @@
 unknown or malformed is refused by name. Only this module reads the environment.
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -107,6 +108,7 @@ class Dsw(Section, frozen=True):
     allow_stop: bool = False
     allow_instances: tuple[str, ...] = ()  # that may be stopped; the one above where none are named
     save_image: bool = False
+    billing: bool = False  # asks what was really charged, which needs a right of its own
     timer: Seconds = Seconds(2 * 60 * 60)  # after which DSW stops an instance whose service is dead; 0s: never
 
 
@@ -132,6 +134,7 @@ class Budget(Section, frozen=True):
     compute_hours_per_hour: float | None = None
     yuan_per_hour: float | None = None
     yuan_per_month: float | None = None
+    disk_yuan_per_hour: float | None = None  # of a disk above the free size, in every state
 
 
 class Alerts(Section, frozen=True):
@@ -258,6 +261,9 @@ def _check(settings: Settings) -> None:
     for name, value in positive.items():
         if value is not None and value <= 0:
             raise ConfigError(f"{name} must be more than 0.")
+    disk = settings.budget.disk_yuan_per_hour
+    if disk is not None and not 0 <= disk < math.inf:
+        raise ConfigError("budget.disk_yuan_per_hour is what an hour of the disk costs: 0 or more.")
     if model.slots is not None and model.slots > 256:
         raise ConfigError("model.slots is at most 256.")
     if not 0 <= server.port <= 65535:

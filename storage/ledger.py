@@ -1,9 +1,9 @@
-"""What was used, when the service was up, and what the operators were told."""
+"""What was used, and what the operators were told."""
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage import models
@@ -27,14 +27,6 @@ class Usage:
     key_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A span in which the service was up."""
-
-    id: int
-    started_at: datetime
-
-
 async def record_usage(session: AsyncSession, usage: Usage) -> None:
     session.add(models.Usage(**asdict(usage)))
     await session.flush()
@@ -44,21 +36,6 @@ async def last_activity(session: AsyncSession) -> datetime | None:
     """When a message last came or an answer last ended."""
     times = [await session.scalar(select(func.max(column))) for column in (Inbox.created_at, models.Usage.finished_at)]
     return max((time for time in times if time), default=None)
-
-
-async def resume_run(session: AsyncSession, now: datetime, gap: timedelta) -> Run:
-    """Goes on with the newest span if it was alive within `gap`, else begins one."""
-    newest = await session.scalar(select(models.Run).order_by(models.Run.id.desc()).limit(1))
-    if newest is None or now - newest.alive_at > gap:
-        newest = models.Run(started_at=now, alive_at=now)
-        session.add(newest)
-        await session.flush()
-    return Run(newest.id, newest.started_at)
-
-
-async def beat(session: AsyncSession, run_id: int, now: datetime) -> None:
-    """Notes that the service is up."""
-    await session.execute(update(models.Run).where(models.Run.id == run_id).values(alive_at=now))
 
 
 async def raise_alert(session: AsyncSession, kind: str, key: str, text: str, now: datetime) -> bool:

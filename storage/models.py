@@ -305,15 +305,6 @@ class Usage(Table):
     __table_args__ = (Index(None, "finished_at"), Index(None, "conversation_id"))
 
 
-class Run(Table):
-    """A span in which the service was up; short restarts do not end it."""
-
-    __tablename__ = "runs"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    started_at: Mapped[datetime]
-    alive_at: Mapped[datetime]
-
-
 class Alert(Table):
     """Something the operators were told, once for each (kind, key)."""
 

@@ -42,7 +42,7 @@ class Terms:
     @classmethod
     def of(cls, budget: Budget, timezone: str) -> "Terms":
         return cls(budget.compute_hours, budget.compute_hours_per_hour, budget.yuan_per_hour, budget.yuan_per_month,
-                   zone=ZoneInfo(timezone))  # fmt: skip
+                   budget.disk_yuan_per_hour or 0.0, ZoneInfo(timezone))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,13 +138,15 @@ def headline(report: CostReport, words: Words) -> str:
 def _cost(report: CostReport, words: Words) -> list[str]:
     whole, total = report.summary, report.summary.total
     span = words.span(report.first, report.last)
-    if not total.minutes.paid:
-        return [words.not_run.format(span=span)]
-    amount = words.amount(total.compute_hours, total.yuan) if total.priced else words.unpriced
+    amount = words.amount(total.compute_hours, total.running_yuan) if total.priced else words.unpriced
     said = [words.ran.format(span=span, hours=_hours(total.minutes.paid), amount=amount)]
+    if not total.minutes.paid:
+        said = [words.not_run.format(span=span)]
+    if total.disk_yuan:
+        said.append(words.disk.format(disk=total.disk_yuan))
     if total.billed is not None:
         said.append(words.billed.format(billed=total.billed))
-    if total.priced and whole.replies:
+    if total.minutes.paid and total.priced and whole.replies:
         each = words.amount(whole.compute_hours_per_reply or 0.0, whole.yuan_per_reply or 0.0, digits=2)
         said.append(words.replies.format(replies=whole.replies, amount=each))
     return said

@@ -40,6 +40,7 @@ class Words:
     unpriced: str
     ran: str
     not_run: str
+    disk: str
     billed: str
     replies: str
     stopped: str
@@ -87,6 +88,7 @@ ENGLISH = Words(
     unpriced="an unknown price (set budget.yuan_per_hour)",
     ran="{span}: {hours} h of running for {amount}",
     not_run="{span}: it did not run",
+    disk="¥{disk:.2f} for the disk",
     billed="¥{billed:.2f} billed so far",
     replies="replies: {replies}, {amount} each",
     stopped="Stopped for {hours} h",
@@ -129,6 +131,7 @@ CHINESE = Words(
     unpriced="价格未知（请设置 budget.yuan_per_hour）",
     ran="{span}：开机 {hours} 小时，花费 {amount}",
     not_run="{span}：未开机",
+    disk="云盘 ¥{disk:.2f}",
     billed="已出账 ¥{billed:.2f}",
     replies="{replies} 条回复，平均每条 {amount}",
     stopped="停机 {hours} 小时",

@@ -37,13 +37,14 @@ class Minutes:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A sum. `yuan` has the disk's in it. `billed`: what Alibaba charged, of which we had estimated `foreseen`."""
+    """A sum. `yuan` has `disk_yuan` in it. `billed`: what Alibaba charged, of which we had estimated `foreseen`."""
 
     label: str
     minutes: Minutes
     hours: float  # as billed: started minutes
     compute_hours: float
     yuan: float
+    disk_yuan: float
     unpriced_hours: float
     billed: float | None = None
     foreseen: float = 0.0
@@ -51,7 +52,12 @@ class Line:
     @property
     def priced(self) -> bool:
         """Whether any rate was known where one was needed."""
-        return self.compute_hours > 0 or self.yuan > 0 or not self.unpriced_hours
+        return self.compute_hours > 0 or self.running_yuan > 0 or not self.unpriced_hours
+
+    @property
+    def running_yuan(self) -> float:
+        """Without what the disk costs anyway."""
+        return self.yuan - self.disk_yuan
 
     @property
     def difference(self) -> float | None:
@@ -92,7 +98,7 @@ def line(label: str, charges: Iterable[Charge], billed: Iterable[Billed] = ()) -
     return Line(
         label, _minutes(chosen),
         hours=sum(one.hours for one in chosen), compute_hours=sum(one.compute_hours for one in chosen),
-        yuan=sum(one.yuan + one.disk_yuan for one in chosen),
+        yuan=sum(one.yuan + one.disk_yuan for one in chosen), disk_yuan=sum(one.disk_yuan for one in chosen),
         unpriced_hours=sum(one.unpriced_hours for one in chosen),
         billed=sum(bill.yuan for bill in bills) if bills else None,
         foreseen=sum(one.yuan + one.disk_yuan for one in chosen if one.day in days),
@@ -140,7 +146,7 @@ def summary(charges: Sequence[Charge], answers: Sequence[Answer], total: Line) -
     """`total` of the same charges."""
     idle = line("idle", (one for one in charges if one.state == "idle"))
     return Summary(
-        total, sum(one.minutes for one in charges if one.state in WAKING), idle.yuan, idle.compute_hours,
+        total, sum(one.minutes for one in charges if one.state in WAKING), idle.running_yuan, idle.compute_hours,
         len(answers), len({one.conversation for one in answers}),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,24 +40,35 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
+async def fill(data: Path, parts: list[Segment], *, billed: Sequence[Billed] = (), answers: bool = True) -> None:
+    data.mkdir()
+    start = parts[0].started_at
+    async with Database(f"sqlite+aiosqlite:///{data / 'dswbot.db'}") as db:
+        await migrations.upgrade(db)
+        async with db.write() as session:
+            session.add_all(money._row(one) for one in parts)
+            await money.note_billed(session, billed)
+            spent = ledger.Usage("openai", "m", 1, 0, 1, "stop", start, start + timedelta(minutes=1), key_name="ci")
+            if answers:
+                await ledger.record_usage(session, spent)
+
+
 @pytest.fixture
 def used(data: Path) -> Path:
     """Yesterday it was used for an hour and a half, and idle for half an hour; a bill has come."""
-
-    async def fill() -> None:
-        data.mkdir()
-        async with Database(f"sqlite+aiosqlite:///{data / 'dswbot.db'}") as db:
-            await migrations.upgrade(db)
-            async with db.write() as session:
-                session.add_all(money._row(one) for one in parts)
-                await money.note_billed(session, [Billed("i", start.date(), 12.34, "bss", NOW)])
-                spent = ledger.Usage("openai", "m", 1, 0, 1, "stop", start, start + timedelta(minutes=1), key_name="ci")
-                await ledger.record_usage(session, spent)
-
     start = (NOW - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)
     end = start + timedelta(minutes=90)
     parts = [Segment("i", "used", start, end, 1, A10), Segment("i", "idle", end, end + timedelta(minutes=30), 1, A10)]
-    asyncio.run(fill())
+    asyncio.run(fill(data, parts, billed=[Billed("i", start.date(), 12.34, "bss", NOW)]))
+    return data
+
+
+@pytest.fixture
+def stopped(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Yesterday it was stopped for ten hours, and its disk was paid for; no bill has come."""
+    monkeypatch.setenv("DSWBOT_BUDGET__DISK_YUAN_PER_HOUR", "0.3")
+    start = (NOW - timedelta(days=1)).replace(hour=9, minute=0, second=0, microsecond=0)
+    asyncio.run(fill(data, [Segment("i", "stopped", start, start + timedelta(hours=10))], answers=False))
     return data
 
 
@@ -123,6 +135,18 @@ def test_it_writes_a_table_for_spreadsheets_and_pictures(tmp_path: Path):
     assert rows[-1]["yuan_billed"] == ""
     assert files[1].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in files[2].read_bytes()
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_stopped_instances_disk_is_in_the_table_and_the_file(tmp_path: Path):
+    lines = cost("--csv", str(tmp_path / "cost.csv")).splitlines()
+    yesterday = f"{NOW - timedelta(days=1):%Y-%m-%d}"
+    assert [line.split() for line in lines if line.startswith(yesterday)] == [[yesterday, "–", "–", "–", "–", "3.00"]]
+    assert "billed" not in "\n".join(lines)
+    assert any("it did not run; ¥3.00 for the disk." in line for line in lines)
+    with (tmp_path / "cost.csv").open(encoding="utf-8-sig") as file:
+        row = next(csv.DictReader(file))
+    assert (row["stopped_hours"], row["yuan_estimated"], row["yuan_billed"]) == ("10.0000", "3.00", "")
 
 
 @pytest.mark.usefixtures("used")

@@ -24,7 +24,7 @@ TABLES = {table.name for table in Table.metadata.sorted_tables}
 ROOT = Path(migrations.__file__).parent.parent
 NEXT = """
 revision = "9999"
-down_revision = "0004"
+down_revision = "0005"
 
 import os, signal
 from alembic import op
@@ -225,6 +225,21 @@ async def test_indexes_and_numbering_are_what_the_models_say(url: str) -> None:
         async with db.connection() as connection:
             await connection.run_sync(Table.metadata.create_all)
         assert migrated == await definitions(db)
+
+
+async def test_spans_of_the_service_go_and_come_back_empty(url: str) -> None:
+    async with Database(url) as db:
+        await migrations.upgrade(db, "0004")
+        before = await definitions(db)
+        async with db.connection() as connection:
+            await connection.execute(
+                text("INSERT INTO runs (started_at, alive_at) VALUES (CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)")
+            )
+        await migrations.upgrade(db, "0005")
+        assert "runs" not in await tables(db)
+        await migrations.downgrade(db, "0004")
+        assert await definitions(db) == before
+        assert await rows(db, "id", "runs") == []
 
 
 async def test_an_empty_database_is_older(url: str) -> None:

@@ -15,7 +15,6 @@ from storage.inbox import Incoming
 from storage.models import ApiKey
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-GAP = timedelta(minutes=15)
 
 
 async def write(db: Database, work, *args, **named):
@@ -114,16 +113,6 @@ async def test_the_last_activity_is_a_message_or_an_answer(db: Database) -> None
     await write(db, ledger.record_usage, ledger.Usage("openai", "m", 1, 0, 1, "stop", NOW, finished, key_name="ci"))
     last = await read(db, ledger.last_activity)
     assert (last, last.tzinfo) == (finished, UTC)
-
-
-async def test_a_short_restart_goes_on_with_the_span_and_a_long_pause_ends_it(db: Database) -> None:
-    first = await write(db, ledger.resume_run, NOW, GAP)
-    await write(db, ledger.beat, first.id, NOW + GAP)
-    assert await write(db, ledger.resume_run, NOW + 2 * GAP, GAP) == first
-    await write(db, ledger.beat, first.id, NOW + 2 * GAP)
-    second = await write(db, ledger.resume_run, NOW + 4 * GAP, GAP)
-    assert second.id != first.id
-    assert second.started_at == NOW + 4 * GAP
 
 
 async def test_an_alert_is_raised_once_a_key(db: Database) -> None:

@@ -13,6 +13,7 @@ def test_defaults_are_safe():
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8080)
     assert settings.dsw.dry_run
     assert not settings.dsw.allow_stop
+    assert not settings.dsw.billing
     assert settings.telegram.allowed == settings.telegram.admins == ()
 
 
@@ -53,6 +54,9 @@ def test_conversations_are_kept_for_ever_unless_told_otherwise():
         ({"DSWBOT_DATABASE__KEEP": "95h"}, "database.keep"),
         ({"DSWBOT_DATABASE__KEEP": "for ever"}, "database.keep"),
         ({"DSWBOT_TELEGRAM__ADMINS": "ann"}, "telegram.admins"),
+        ({"DSWBOT_BUDGET__DISK_YUAN_PER_HOUR": "-0.1"}, "budget.disk_yuan_per_hour"),
+        ({"DSWBOT_BUDGET__DISK_YUAN_PER_HOUR": "nan"}, "budget.disk_yuan_per_hour"),
+        ({"DSWBOT_DSW__BILLING": "perhaps"}, "dsw.billing"),
         ({"DSWBOT_CONFIG": "/nowhere/dswbot.toml"}, "/nowhere/dswbot.toml"),
     ],
 )

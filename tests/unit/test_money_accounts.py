@@ -192,6 +192,7 @@ def test_a_month_later_is_the_same_day_or_the_last():
 def test_terms_are_the_settings():
     budget = Budget(compute_hours=100.0, yuan_per_hour=3.0, yuan_per_month=50.0)
     assert Terms.of(budget, "Asia/Shanghai") == Terms(100.0, None, 3.0, 50.0, zone=SHANGHAI)
+    assert Terms.of(Budget(disk_yuan_per_hour=0.02), "Asia/Shanghai") == Terms(disk_yuan_per_hour=0.02, zone=SHANGHAI)
 
 
 # A session: stopped before it for so many minutes, then states for so many seconds.

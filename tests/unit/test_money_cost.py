@@ -126,6 +126,26 @@ def test_an_instance_that_was_stopped_all_the_time():
     assert not made(segments).empty
 
 
+def test_the_disk_is_paid_for_while_the_instance_is_stopped():
+    terms, stopped = Terms(yuan_per_month=10.0, disk_yuan_per_hour=0.1, zone=SHANGHAI), [seg("stopped", 0, 24)]
+    bills = [Billed("i", date(2026, 11, 11), 2.5, "bss", NOW)]
+    first, _, third = three_lines(made(stopped, terms, billed=bills), "en").splitlines()
+    assert first == "11–14 Nov: it did not run; ¥2.40 for the disk; ¥2.50 billed so far."
+    assert third.endswith("; ¥7.60 of ¥10 left this month.")
+    assert three_lines(made(stopped, terms), "zh").startswith("11月11日–14日：未开机；云盘 ¥2.40。")
+    total = made(stopped, terms, billed=bills).summary.total
+    assert (total.yuan, total.difference) == (pytest.approx(2.4), pytest.approx(0.1))
+
+
+def test_the_disk_is_told_apart_from_the_running():
+    terms = Terms(compute_hours=0.0, disk_yuan_per_hour=0.1, zone=SHANGHAI)
+    first, second, _ = three_lines(made(day_of(), terms, answers=replies("a")), "en").splitlines()
+    assert first == "11–14 Nov: 9.3 h of running for ¥93.00; ¥7.20 for the disk; replies: 1, ¥100.20 each."
+    assert second.startswith("Idle for 32 % of that: 3.0 h, ¥30.00;")
+    first, *_ = three_lines(made(day_of(Price("home")), terms), "en").splitlines()
+    assert "for an unknown price (set budget.yuan_per_hour); ¥7.20 for the disk" in first
+
+
 def test_a_trial_that_is_over_is_said_to_be():
     end = START + timedelta(days=1)
     quotas = [Quota(START, 250.0, 200.0, ends_at=end)]
