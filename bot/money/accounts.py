@@ -12,7 +12,7 @@ from operator import attrgetter
 from zoneinfo import ZoneInfo
 
 from bot.config import Budget
-from bot.money.days import local_day, midnights
+from bot.money.days import CHINA, local_day, midnights
 from bot.money.quota import Level, QuotaPeriod, quota_period, readings, steady, trial_end
 from storage.money import Quota
 from storage.timeline import Segment
@@ -104,7 +104,8 @@ def account(segments: Sequence[Segment], quotas: Sequence[Quota], terms: Terms, 
     quotas = steady([quota for quota in quotas if quota.at <= now])
     spans = sorted(_spans(segments), key=lambda span: (span.segment.started_at, span.segment.ended_at))
     first = spans[0].segment.started_at if spans else now
-    refills = readings(quotas, terms.compute_hours, terms.zone, first, now)
+    zone = CHINA if quotas else terms.zone  # what the cloud gives is renewed there, wherever its user is
+    refills = readings(quotas, terms.compute_hours, zone, first, now)
     cuts = sorted({level.at for level in refills} | set(midnights(first, now, terms.zone)))
     initial = quotas[-1].initial if quotas else terms.compute_hours
     charges: list[Charge] = []
@@ -124,7 +125,7 @@ def account(segments: Sequence[Segment], quotas: Sequence[Quota], terms: Terms, 
         tuple(charges),
         tuple(levels) if known else (),
         initial,
-        quota_period(quotas, terms.zone, now),
+        quota_period(quotas, zone, now),
         trial_end(quotas),
     )
 

@@ -6,14 +6,14 @@ again whenever another is over. Nothing waits for it, and nothing else fails whe
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 import structlog
 
 from bot import clock
 from bot.errors import ConfigError
-from bot.money.days import DAY, day_start, local_day
+from bot.money.days import CHINA, DAY, day_start, local_day
 from bot.money.dsw_refusal import Busy, Refused
 from bot.money.instance import CallFailed
 from storage import money
@@ -23,7 +23,6 @@ from storage.money import Billed
 
 log = structlog.get_logger()
 
-CHINA = timezone(timedelta(hours=8))  # whose days a bill has
 SOURCE = "bss"
 LATE = timedelta(hours=3)  # after a day's end, when its bill is there
 AGAIN = 3  # days that are read anew

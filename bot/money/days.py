@@ -2,9 +2,10 @@
 
 from calendar import monthrange
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 
 DAY = timedelta(days=1)
+CHINA = timezone(timedelta(hours=8))  # whose days and months the cloud's bills and free quotas have
 
 
 def local_day(at: datetime, zone: tzinfo) -> date:

@@ -108,7 +108,7 @@ def test_each_month_renews_the_quota_where_the_operator_is():
                                        datetime(2026, 12, 31, 16, tzinfo=UTC))  # fmt: skip
 
 
-FIRST = datetime(2026, 12, 1, tzinfo=UTC)
+FIRST = datetime(2026, 11, 30, 16, tzinfo=UTC)  # of December, in China
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,15 @@ def test_whether_a_month_renewed_the_quota_is_what_snapshots_say(before, after, 
     assert [level.left for level in found.levels if level.at <= FIRST + MINUTE][-1] == left
 
 
+@pytest.mark.parametrize("zone", [UTC, BERLIN, SHANGHAI])
+def test_the_cloud_renews_its_quota_in_china_wherever_the_operator_is(zone: tzinfo):
+    """Nobody looked from the day before until two hours after; it ran for the last hour before and the two after."""
+    quotas = [quota(FIRST - DAY, 6.0), quota(FIRST + 2 * HOUR, 238.0)]
+    found = account([seg("used", FIRST - HOUR, 180)], quotas, Terms(zone=zone), FIRST + 2 * HOUR)
+    assert totals(found) == pytest.approx((3.0, 18.0, 0.0))
+    assert found.period.start == FIRST
+
+
 def test_a_trial_that_has_ended_pays_for_nothing_and_is_not_renewed():
     end = FIRST - DAY
     quotas = [quota(FIRST - 5 * DAY, 200.0, end)]
@@ -135,7 +144,7 @@ def test_a_trial_that_has_ended_pays_for_nothing_and_is_not_renewed():
     found = account(parts, quotas, Terms(), FIRST + DAY)
     assert [(one.compute_hours, one.yuan) for one in found.charges if one.hours] == [(6, 0), (0, 9), (0, 9)]
     assert (found.left, found.trial_ends_at) == (0.0, end)
-    assert found.period == QuotaPeriod("2026-11-30", end, next_month(FIRST, UTC))
+    assert found.period == QuotaPeriod("2026-11-30", end, next_month(FIRST, SHANGHAI))
 
 
 def test_a_quota_that_is_renewed_on_another_day_has_its_own_period():
