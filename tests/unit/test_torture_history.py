@@ -289,6 +289,20 @@ def test_recovery_is_from_the_kill_to_the_next_reply_without_the_model_s_load():
     assert [one.held_up for one in recoveries(history)] == [False, True]
 
 
+def test_a_load_is_no_excuse_where_another_gateway_is_there():
+    history = good()
+    history.gateways = 2
+    history.lives = [
+        Life("a", 90.0, 92.0, 1.0, 100.0, "kill"),
+        Life("a", 100.1, 102.0, 1.5, 150.0, "SIGTERM"),
+        Life("b", 90.0, 92.0, 1.0, 120.0, "kill"),
+    ]
+    history.messages = [MessageRow(1, 1, None, "assistant", "", 103.0)]
+    assert recoveries(history) == [Recovery(3.0, 0.0, held_up=False)]
+    history.lives[2].ended = 102.5  # neither was there all the time
+    assert recoveries(history) == [Recovery(1.5, 1.5, held_up=False)]
+
+
 def test_recovery_from_the_death_of_a_model_is_without_the_load_of_the_next():
     history = good()
     history.lives = [Life("a", 90.0, 92.0, 1.0, 101.0, "SIGTERM", reloads=[(96.5, 1.25), (99.5, 1.5)])]
