@@ -8,7 +8,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import inbox, models, outbox
-from storage.conversations import HISTORY, STEP, close_conversation, history
+from storage.conversations import EARLY, HISTORY, close_conversation, history
 from storage.database import Database
 from storage.errors import ClaimLost
 from storage.inbox import Claim, Draft, Incoming, Reply
@@ -162,10 +162,11 @@ async def test_a_long_history_begins_at_the_same_place_for_many_turns(db: Databa
         await say(db, conversation, first)
         if first >= 390:
             seen.append(await begins())
-    assert [begin for begin, _ in seen if begin not in ("0", "64", "128")] == []
-    assert [begin for begin, _ in seen].count("64") == 32
-    assert max(length for _, length in seen) == HISTORY
-    assert min(length for _, length in seen) == HISTORY - STEP + 2
+    cut = [one for one in seen if int(one[0]) > 0]
+    assert len({begin for begin, _ in cut}) <= len(cut) / 4
+    assert [int(begin) for begin, _ in seen] == sorted(int(begin) for begin, _ in seen)
+    assert all(HISTORY - EARLY <= length <= HISTORY for _, length in seen)
+    assert all(int(begin) % 2 == 0 for begin, _ in seen)
 
 
 async def test_a_closed_conversation_is_followed_by_a_new_one(db: Database) -> None:
