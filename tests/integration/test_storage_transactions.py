@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from storage.database import Database
 from storage.errors import StorageError
-from storage.models import Alert, Run
+from storage.models import Alert, Conversation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TASKS, ROUNDS = 8, 25
@@ -18,14 +18,14 @@ TASKS, ROUNDS = 8, 25
 
 async def count_up(session: AsyncSession) -> None:
     """Reads a number, thinks, and writes the next one. SQLite has no row locks and needs none."""
-    seen = await session.scalar(select(Run.id).where(Run.started_at == NOW).with_for_update())
+    seen = await session.scalar(select(Conversation.id).where(Conversation.key == "x").with_for_update())
     await asyncio.sleep(0)
-    await session.execute(update(Run).where(Run.started_at == NOW).values(id=seen + 1))
+    await session.execute(update(Conversation).where(Conversation.key == "x").values(id=seen + 1))
 
 
 async def test_no_update_is_lost(db: Database) -> None:
     async with db.write() as session:
-        await session.execute(insert(Run).values(id=0, started_at=NOW, alive_at=NOW))
+        await session.execute(insert(Conversation).values(id=0, key="x", created_at=NOW))
 
     async def work() -> None:
         for _ in range(ROUNDS):
@@ -36,13 +36,13 @@ async def test_no_update_is_lost(db: Database) -> None:
         for number in range(TASKS):
             group.create_task(work(), name=f"writer {number}")
     async with db.read() as session:
-        assert await session.scalar(select(Run.id)) == TASKS * ROUNDS
+        assert await session.scalar(select(Conversation.id)) == TASKS * ROUNDS
 
 
 async def test_no_update_is_lost_between_processes(db: Database, db_url: str) -> None:
     """A second `Database` stands for another process: they share no lock in memory."""
     async with db.write() as session:
-        await session.execute(insert(Run).values(id=0, started_at=NOW, alive_at=NOW))
+        await session.execute(insert(Conversation).values(id=0, key="x", created_at=NOW))
 
     async def work(one: Database) -> None:
         for _ in range(ROUNDS):
@@ -53,7 +53,7 @@ async def test_no_update_is_lost_between_processes(db: Database, db_url: str) ->
         for one in (db, other):
             group.create_task(work(one), name="writer")
     async with db.read() as session:
-        assert await session.scalar(select(Run.id)) == 2 * ROUNDS
+        assert await session.scalar(select(Conversation.id)) == 2 * ROUNDS
 
 
 async def test_the_drivers_own_transactions_lose_updates(tmp_path) -> None:
@@ -75,29 +75,29 @@ async def test_the_drivers_own_transactions_lose_updates(tmp_path) -> None:
 async def test_an_error_takes_everything_back(db: Database) -> None:
     with pytest.raises(RuntimeError, match="half-way"):  # noqa: PT012 - the transaction is what is tested
         async with db.write() as session:
-            await session.execute(insert(Run).values(started_at=NOW, alive_at=NOW))
+            await session.execute(insert(Conversation).values(key="x", created_at=NOW))
             raise RuntimeError("half-way")
     async with db.read() as session:
-        assert await session.scalar(select(func.count(Run.id))) == 0
+        assert await session.scalar(select(func.count(Conversation.id))) == 0
 
 
 async def test_readers_do_not_wait_for_the_writer_and_see_only_what_is_committed(db: Database) -> None:
     async with db.write() as writer:
-        await writer.execute(insert(Run).values(started_at=NOW, alive_at=NOW))
+        await writer.execute(insert(Conversation).values(key="x", created_at=NOW))
         async with asyncio.timeout(5), db.read() as reader:
-            assert await reader.scalar(select(func.count(Run.id))) == 0
+            assert await reader.scalar(select(func.count(Conversation.id))) == 0
     async with db.read() as reader:
-        assert await reader.scalar(select(func.count(Run.id))) == 1
+        assert await reader.scalar(select(func.count(Conversation.id))) == 1
 
 
 async def test_what_a_reader_writes_is_not_kept(db: Database) -> None:
     try:
         async with db.read() as session:
-            await session.execute(insert(Run).values(started_at=NOW, alive_at=NOW))
+            await session.execute(insert(Conversation).values(key="x", created_at=NOW))
     except StorageError:
         assert db.dialect == "sqlite"  # refused at once; on PostgreSQL it is rolled back
     async with db.read() as session:
-        assert await session.scalar(select(func.count(Run.id))) == 0
+        assert await session.scalar(select(func.count(Conversation.id))) == 0
 
 
 async def write_pair(db: Database, number: int) -> None:
