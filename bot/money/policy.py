@@ -50,7 +50,7 @@ def decide(memory: Memory, situation: Situation, rules: Rules) -> Decision:
         or ordered(before, situation, verdict, rules)
         or STEPS[before.state](before, situation, verdict, rules)
     )
-    after, timers = _timer(decision.memory, situation, rules)
+    after, timers = _timer(decision.memory, situation.now, rules)
     after = replace(after, last_tick_at=situation.now)
     return replace(decision, memory=after, actions=(*alerts, *decision.actions, *timers))
 
@@ -235,28 +235,13 @@ def _unknown_noted(memory: Memory, verdict: Verdict, now: datetime, rules: Rules
     )
 
 
-def _timer(memory: Memory, situation: Situation, rules: Rules) -> tuple[Memory, tuple[Action, ...]]:
+def _timer(memory: Memory, now: datetime, rules: Rules) -> tuple[Memory, tuple[Action, ...]]:
     """Set anew when a third of it has passed, for as long as the service lives and the instance runs."""
-    now = situation.now
     if memory.state not in UP:
         return memory, ()
     if rules.timer and rules.stops:
-        if situation.unarmed:
-            return _unarmed(memory, situation, rules)
-        memory = replace(memory, unarmed_since=None, unarmed_told=False)
         if memory.timer_until and memory.timer_until - now > rules.timer * (2 / 3):
             return memory, ()
         until = now + rules.timer
         return replace(memory, timer_until=until), (RearmTimer(until),)
     return replace(memory, timer_until=None), (LiftTimer(),) if memory.timer_until else ()
-
-
-def _unarmed(memory: Memory, situation: Situation, rules: Rules) -> tuple[Memory, tuple[Action, ...]]:
-    """No timer can be relied on; that nothing would stop the machine of a dead service, somebody must know."""
-    now = situation.now
-    since = min(memory.unarmed_since or now, now)
-    memory = replace(memory, timer_until=None, unarmed_since=since)
-    if memory.unarmed_told or now - since < rules.unarmed_alert_after:
-        return memory, ()
-    alert = Alert(Trouble.TIMER_FAILED, f"{Trouble.TIMER_FAILED}:{since:%Y-%m-%dT%H:%M:%S}", situation.unarmed)
-    return replace(memory, unarmed_told=True), (alert,)

@@ -44,13 +44,12 @@ class Reminder(StrEnum):
 
 
 class Trouble(StrEnum):
-    """What needs a human, each told once in an idle spell; the timer's as long as that can't be set."""
+    """What needs a human, each told once in an idle spell."""
 
     UNKNOWN = "unknown"
     STOP_FAILED = "stop_failed"
     STOP_REFUSED = "stop_refused"  # asked for, but not allowed, or something is in use
     SAVE_FAILED = "save_failed"
-    TIMER_FAILED = "timer_failed"  # if the service died now, only the platform's idle rule would stop it
     WAKE_FAILED = "wake_failed"
     WAKE_BLOCKED = "wake_blocked"
     NOT_READY = "not_ready"
@@ -153,12 +152,9 @@ class Memory:
     trying: State | None = None  # STOPPING or WAKING: which call
     woken_at: datetime | None = None
     saved: bool = False  # the image, in this epoch
-    save_called_at: datetime | None = None  # what DSW was told then ends in a stop, whatever comes between
     asked: Ask = ""  # an operator wants it stopped
     would_stop_at: datetime | None = None  # when a dry run would have stopped it
     timer_until: datetime | None = None
-    unarmed_since: datetime | None = None  # no timer can be set
-    unarmed_told: bool = False
     last_tick_at: datetime | None = None
     sent: tuple[Reminder, ...] = ()  # in this epoch
     raised: tuple[Trouble, ...] = ()  # in this epoch
@@ -179,7 +175,6 @@ class Situation:
     stock: bool | None = None  # whether such a GPU could be had now
     blocked: str = ""  # why it must not be woken
     failed: str = ""  # how the call of the last tick was refused
-    unarmed: str = ""  # why the timer can't be set; that is tried again meanwhile
     limit: timedelta | None = None  # idle time after which a stop pays, as learned from past gaps
     hold: datetime | None = None  # asked: keep it up until then
     snooze: timedelta | None = None  # asked: leave it alone for so long
@@ -209,18 +204,17 @@ class Rules:
     wake_takes: timedelta = timedelta(minutes=5)  # paid, before it is of use
     ask_without_stock: bool = True  # rather than stop what may not come back
     unknown_alert_after: timedelta = timedelta(hours=1)
-    unarmed_alert_after: timedelta = timedelta(minutes=5)
     stale_after: timedelta = timedelta(minutes=2)  # a signal tells nothing any more
     gap: timedelta = timedelta(minutes=5)  # between ticks: more was not watched
     gaps_are_idle: bool = False  # where nothing shows use
     drain_limit: timedelta = timedelta(minutes=5)
     save_limit: timedelta = timedelta(hours=1)
-    stop_limit: timedelta = timedelta(minutes=15)  # in which a stop shows an effect
+    stop_limit: timedelta = timedelta(minutes=15)
     wake_limit: timedelta = timedelta(minutes=30)
     warm_limit: timedelta = timedelta(minutes=15)
     retry_first: timedelta = timedelta(seconds=20)  # doubles from failure to failure
     retry_most: timedelta = timedelta(minutes=15)
-    degraded_after: int = 3  # failures, then a human is told
+    degraded_after: int = 3  # failures
     timer: timedelta | None = None  # after which DSW stops an instance whose service hangs; None: never
 
     @property

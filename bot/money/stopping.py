@@ -69,17 +69,13 @@ def alerted(memory: Memory, kind: Trouble, reason: str) -> tuple[Memory, tuple[A
 def reconciled(memory: Memory, situation: Situation, rules: Rules) -> Decision | None:
     """Where DSW says that somebody else has stopped or started it."""
     now, status = situation.now, situation.status
-    runs = memory.state in (*UP, State.DEGRADED) and memory.trying is None
     restarted = situation.up_since and memory.since and situation.up_since > memory.since
     down = memory.state in (State.STOPPED, State.BLOCKED)
     if status in ARREARS and memory.state is not State.BLOCKED:
         memory, alerts = alerted(memory, Trouble.WAKE_BLOCKED, f"DSW says {status}")
         return Decision(enter(memory, State.BLOCKED, now), alerts, f"DSW says {status}")
-    if runs and status in GOING | DOWN:
+    if memory.state in UP and status in GOING | DOWN:
         memory = replace(memory, unused_since=memory.unused_since or now)
-        if _ends_its_saving(memory, now, rules):
-            going = replace(enter(memory, State.STOPPING, now), saved=True, trying=State.STOPPING)
-            return Decision(going, (), f"its image is saved: DSW says {status}")
         return Decision(enter(memory, State.STOPPING, now), (), f"somebody else stops it: DSW says {status}")
     if (down and status in STARTING) or (memory.state in UP and status in STARTING):
         return _begun(memory, situation, rules, State.WAKING, f"somebody else starts it: DSW says {status}")
@@ -89,18 +85,10 @@ def reconciled(memory: Memory, situation: Situation, rules: Rules) -> Decision |
     return None
 
 
-def _ends_its_saving(memory: Memory, now: datetime, rules: Rules) -> bool:
-    """DSW saves an image in order to stop, also where that was called off meanwhile, and may be done between two
-    looks."""
-    called = memory.save_called_at
-    return memory.state is State.SAVING or (called is not None and now - called <= rules.save_limit + rules.stop_limit)
-
-
 def _begun(memory: Memory, situation: Situation, rules: Rules, state: State, reason: str) -> Decision:
     ended = end_spell(memory, situation, rules, "start", reason)
     actions = tuple(action for action in ended.actions if not isinstance(action, Resume))
-    begun = replace(enter(ended.memory, state, situation.now), save_called_at=None)
-    return replace(ended, memory=begun, actions=actions)
+    return replace(ended, memory=enter(ended.memory, state, situation.now), actions=actions)
 
 
 def drain(memory: Memory, situation: Situation, reason: str) -> Decision:
@@ -122,8 +110,7 @@ def draining(memory: Memory, situation: Situation, verdict: Verdict, rules: Rule
     if not situation.drained and not late:
         return Decision(memory, (), "draining")
     if rules.save_image and not memory.saved and memory.asked != "force":
-        saving = replace(enter(memory, State.SAVING, situation.now), save_called_at=situation.now)
-        return Decision(saving, (Save(memory.epoch),), "saving the image")
+        return Decision(enter(memory, State.SAVING, situation.now), (Save(memory.epoch),), "saving the image")
     return _stop(memory, situation, verdict.reason)
 
 
@@ -142,8 +129,7 @@ def saving(memory: Memory, situation: Situation, verdict: Verdict, rules: Rules)
     if situation.snapshot is Snapshot.FAILED or situation.status == "SaveFailed" or situation.failed or late:
         reason = f"the image was not saved: {situation.failed or ('it takes too long' if late else 'DSW failed')}"
         memory, alerts = alerted(memory, Trouble.SAVE_FAILED, reason)
-        called = memory.save_called_at if late else None  # late, it may yet come to its end
-        failed = replace(enter(memory, State.DEGRADED, situation.now), asked="", save_called_at=called)
+        failed = replace(enter(memory, State.DEGRADED, situation.now), asked="")
         return Decision(failed, (Resume(memory.epoch), *alerts), reason)
     if situation.snapshot is Snapshot.SAVED:
         return _stop(replace(memory, saved=True), situation, verdict.reason)
@@ -163,14 +149,14 @@ def stopping(memory: Memory, situation: Situation, verdict: Verdict, rules: Rule
             replace(enter(memory, State.STOPPED, now), asked=""), (ConfirmStop(memory.epoch),), f"DSW says {status}"
         )
     if status in GOING:
-        return Decision(replace(memory, next_try_at=None), (), f"DSW says {status}")
+        return Decision(memory, (), f"DSW says {status}")
     if memory.trying is None and status == "Running":
         return _begun(memory, situation, rules, State.WARMING, "it runs after all: DSW says Running")
     if memory.next_try_at is None:
         if situation.failed:
             return _failed(memory, situation, Trouble.STOP_FAILED, f"stopping failed: {situation.failed}", rules)
         if memory.trying and now - (memory.since or now) > rules.stop_limit:
-            reason = f"stopping has no effect: the instance is still {status or 'in a state that nobody tells'}"
+            reason = f"stopping has no effect: DSW says {status or 'nothing'}"
             return _failed(memory, situation, Trouble.STOP_FAILED, reason, rules)
         return Decision(memory, (), "DSW was told to stop it")
     held = memory.held_until is not None and memory.held_until > now and not memory.asked
@@ -182,11 +168,8 @@ def stopping(memory: Memory, situation: Situation, verdict: Verdict, rules: Rule
 
 
 def _failed(memory: Memory, situation: Situation, kind: Trouble, reason: str, rules: Rules) -> Decision:
-    """It is tried again later. A stop that took long to fail waits as long: the door was shut meanwhile."""
     failures = memory.failures + 1
     wait = min(rules.retry_first * 2 ** min(failures - 1, 20), rules.retry_most)
-    if kind is Trouble.STOP_FAILED:
-        wait = max(wait, min(situation.now - (memory.since or situation.now), rules.retry_most))
     state = State.DEGRADED if failures >= rules.degraded_after else memory.state
     later = replace(memory, state=state, failures=failures, next_try_at=situation.now + wait)
     if state is not State.DEGRADED:
@@ -196,14 +179,14 @@ def _failed(memory: Memory, situation: Situation, kind: Trouble, reason: str, ru
 
 
 def stopped(memory: Memory, situation: Situation, _verdict: Verdict, rules: Rules) -> Decision:
-    lift: tuple[Action, ...] = (LiftTimer(),) if memory.timer_until or memory.unarmed_since else ()
-    memory = replace(memory, timer_until=None, unarmed_since=None, unarmed_told=False)
+    lift: tuple[Action, ...] = (LiftTimer(),) if memory.timer_until else ()
+    memory = replace(memory, timer_until=None)
     if situation.status in ARREARS:
         return Decision(replace(memory, state=State.BLOCKED), lift, f"DSW says {situation.status}")
     if not situation.queued and not situation.wake:
         return Decision(replace(memory, state=State.STOPPED), lift, "stopped")
     if situation.blocked:
-        blocked = replace(memory, state=State.BLOCKED)
+        blocked = memory if memory.state is State.BLOCKED else enter(memory, State.BLOCKED, situation.now)
         blocked, alerts = alerted(blocked, Trouble.WAKE_BLOCKED, situation.blocked)
         return Decision(blocked, (*lift, *alerts), f"not woken: {situation.blocked}")
     reason = f"{situation.queued} messages wait" if situation.queued else "an operator wakes it"
